@@ -1,0 +1,59 @@
+"""What a comparison found: its runs and what is needed to repeat them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from thalweg.lab.plan import Plan, Run
+from thalweg.training import Epoch
+
+__all__ = ["Result", "Status", "Study", "TaskFacts"]
+
+Status = Literal["finished", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one run went.
+
+    Attributes:
+        run: which.
+        status: `"diverged"` if the loss or the metric stopped being finite, `"failed"` if it
+            could not be carried out.
+        reason: why it did not finish; empty if it did.
+        epochs: what each completed epoch came to.
+        settings: every value the optimizer ran with.
+    """
+
+    run: Run
+    status: Status
+    reason: str
+    epochs: tuple[Epoch, ...]
+    settings: Mapping[str, float | bool | str | tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a report says of the task: see `thalweg.tasks.Task`."""
+
+    name: str
+    about: str
+    metric_name: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan, what is known of the task, the results so far, and where they were made.
+
+    Attributes:
+        plan: what was to be run.
+        task: what a report says of the task.
+        results: one per run that has ended, in the order in which they did.
+        environment: versions, hardware and the command, by name, for whoever repeats it.
+    """
+
+    plan: Plan
+    task: TaskFacts
+    results: tuple[Result, ...]
+    environment: Mapping[str, str]

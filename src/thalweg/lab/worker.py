@@ -1,0 +1,116 @@
+"""What runs in a worker process: one training run after the other, on one thread."""
+
+import signal
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from thalweg.errors import UsageError
+from thalweg.lab.plan import Plan, Run
+from thalweg.lab.study import Result, Status
+from thalweg.training import Epoch
+
+__all__ = ["Ended", "Message", "Progress", "Ready", "Unusable", "serve"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has loaded the task and waits for a run."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """The task or its data could not be loaded, so that there is nothing to run."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run has completed an epoch."""
+
+    run: Run
+    epoch: Epoch
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run has ended, in whatever way."""
+
+    result: Result
+
+
+Message: TypeAlias = Ready | Unusable | Progress | Ended
+
+
+def serve(connection: "Connection[Message, Run | None]", plan: Plan) -> None:
+    """Load the plan's task once, then carry out runs until there are no more."""
+    # Ctrl-C reaches the whole group of processes; the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    from thalweg import tasks
+
+    # A run is one of many side by side, so it gets one core.
+    torch.set_num_threads(1)
+    # torch broadcasts a loss over shapes that do not match and merely warns.
+    warnings.filterwarnings("error", message="Using a target size")
+    try:
+        task = tasks.load(plan.task)
+        data = task.data()
+    except UsageError as error:
+        connection.send(Unusable(str(error)))
+        return
+    except Exception as error:
+        connection.send(Unusable(f"the data of task {plan.task} cannot be loaded: {told(error)}"))
+        return
+    connection.send(Ready())
+    while (run := connection.recv()) is not None:
+        ended = _carried_out(run, plan, task, data, connection.send)
+        connection.send(Ended(ended))
+
+
+def _carried_out(
+    run: Run, plan: Plan, task: Any, data: Any, send: Callable[[Message], None]
+) -> Result:
+    from thalweg.optim import Optimizer
+    from thalweg.training import Diverged, train
+
+    rule = plan.rule(run)
+    settings = rule.settings(plan.convention)
+    epochs: list[Epoch] = []
+    status: Status = "finished"
+    reason = ""
+    try:
+        for epoch in train(
+            task,
+            lambda params: Optimizer(params, rule, convention=plan.convention),
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            seed=run.seed,
+            data=data,
+        ):
+            epochs.append(epoch)
+            send(Progress(run, epoch))
+    except Diverged as error:
+        status, reason = "diverged", str(error)
+    except Exception as error:
+        # Whatever a user's task does wrong is that run's result; the others go on.
+        status, reason = "failed", told(error)
+    return Result(run, status, reason, tuple(epochs), {**settings.hypers, **settings.flags})
+
+
+def told(error: Exception) -> str:
+    """An exception in one line, with the place in the user's code where it came up."""
+    ours = Path(__file__).parents[1]
+    places = [
+        f"{Path(frame.filename).name}, line {frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and ours not in Path(frame.filename).parents
+    ]
+    place = f" ({places[-1]})" if places else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -1,0 +1,412 @@
+"""Rules as `torch.optim` optimizers: one adapter, and the classes made with it."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from thalweg import backends, rules
+from thalweg.backends import eager
+from thalweg.backends.program import Program, program
+from thalweg.errors import UsageError, unknown
+from thalweg.rules.reference import inputs
+from thalweg.rules.rule import Rule, Setting, State, chain
+
+__all__ = ["CLASSES", "Optimizer"]
+
+Group: TypeAlias = dict[str, Any]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Trains parameters by a rule.
+
+    Everything a `torch.optim.Optimizer` does works as it does there: parameter groups with
+    settings of their own, closures, hooks, learning rate schedulers, `state_dict`.
+
+    Args:
+        params: parameters, named parameters, or groups of them with settings of their own.
+        rule: a rule or a chain, such as `thalweg.adam` or `chain(l2(1e-4), momentum)`.
+        convention: whose reading of the rule is followed: "torch", "keras" or "paper".
+        backend: "numba" (compiled), "eager" (torch's operations) or "auto": the first that can.
+        settings: hyperparameters and flags of the rule, by name.
+
+    Raises:
+        UsageError: no setting has that name, or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        *,
+        convention: str = "torch",
+        backend: str = "auto",
+        **settings: Setting,
+    ) -> None:
+        if rule.is_stage:
+            raise UsageError(
+                f"rule is {rule!r}, a stage, which moves nothing by itself: put it beside a rule, "
+                f"as in chain({rule!r}, sgd())."
+            )
+        chosen = rule.settings(convention, **settings)
+        self._start(params, rule, {**chosen.hypers, **chosen.flags}, backend)
+
+    def _start(
+        self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str
+    ) -> None:
+        self.rule = rule
+        self.backend = backends.checked(backend)
+        self._compiled: dict[int, _Compiled] = {}
+        super().__init__(params, defaults)
+
+    # What a class that mirrors one of torch's answers differently:
+
+    def _rule_of(self, group: Group) -> Rule:
+        assert self.rule is not None
+        return self.rule
+
+    def _settings_of(self, group: Group, rule: Rule) -> dict[str, Setting]:
+        return {name: group[name] for name in (*rule.hypers, *rule.flags)}
+
+    def _state_key(self, name: str) -> str:
+        return name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rule": self.rule, "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._compiled = {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            UsageError: a setting of the group is out of range.
+        """
+        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            self._compile({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _compile(self, group: Group) -> "_Compiled":
+        """The group's program and the numbers of its hyperparameters, as they are now."""
+        values = [
+            float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"
+        ]
+        known = self._compiled.get(id(group))
+        if known is None or known.values != values:
+            rule = self._rule_of(group)
+            settings = rule.settings("paper", **self._settings_of(group, rule))
+            known = _Compiled(values, program(rule.trace(settings)), inputs(settings))
+            self._compiled[id(group)] = known
+        return known
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
+        """Take one step.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, and returns the
+                loss. A rule that takes the gradient away from the parameters needs one.
+
+        Returns:
+            What the closure returned; None without one.
+
+        Raises:
+            UsageError: the rule needs a closure and there is none.
+        """
+        compiled = [self._compile(group) for group in self.param_groups]
+        loss = None
+        if any(c.program.at is not None for c in compiled):
+            loss = self._loss_at_gradient_points(compiled, closure)
+        elif closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group, c in zip(self.param_groups, compiled, strict=True):
+            for batch in self._batches(group, c, with_gradient=True):
+                numbers, scalars = batch.scalars(c)
+                backends.step(c.program, numbers, batch.buffers, batch.streams, self.backend)
+                batch.advance({self._state_key(name): new for name, new in scalars.items()})
+        return loss
+
+    def _loss_at_gradient_points(
+        self, compiled: list["_Compiled"], closure: Callable[[], Any] | None
+    ) -> Any:
+        if closure is None:
+            raise UsageError(
+                "this rule takes the gradient away from the parameters (lookahead=True): call "
+                "step(closure) with a function that clears the gradients, computes the loss, "
+                "calls backward() and returns the loss."
+            )
+        moved: list[tuple[list[Tensor], list[Tensor]]] = []
+        for group, c in zip(self.param_groups, compiled, strict=True):
+            if c.program.at is not None:
+                for batch in self._batches(group, c, with_gradient=False):
+                    theta = batch.buffers["theta"]
+                    points = eager.gradient_points(c.program, batch.scalars(c)[0], batch.buffers)
+                    moved.append((theta, [p.clone() for p in theta]))
+                    torch._foreach_copy_(theta, points)
+        try:
+            with torch.enable_grad():
+                return closure()
+        finally:
+            for theta, before in moved:
+                torch._foreach_copy_(theta, before)
+
+    def _batches(self, group: Group, c: "_Compiled", *, with_gradient: bool) -> list["_Batch"]:
+        """The group's parameters, together where they have taken equally many steps."""
+        states = [(s, self._state_key(s.name)) for s in c.program.states]
+        elements = [(s, key) for s, key in states if not s.scalar]
+        scalars = [(s.name, key) for s, key in states if s.scalar]
+        batches: dict[tuple[int, ...], _Batch] = {}
+        first = 0
+        for other in self.param_groups:
+            if other is group:
+                break
+            first += len(other["params"])
+        for stream, p in enumerate(group["params"], first):
+            g = p.grad
+            if with_gradient:
+                if g is None:
+                    continue
+                if g.layout is not torch.strided:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+            elif not p.requires_grad:
+                continue
+            state = self.state[p]
+            if "step" not in state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+            for s, key in states:
+                if key not in state:
+                    state[key] = _initial(s, p, c.numbers)
+            shared = (state["step"], *(state[key] for _, key in scalars))
+            batch = batches.get(tuple(map(id, shared)))
+            if batch is None:
+                batch = _Batch(shared, [name for name, _ in scalars], elements)
+                batches[tuple(map(id, shared))] = batch
+            batch.add(p, g, state, stream)
+        return _merged(list(batches.values()))
+
+
+@dataclass
+class _Compiled:
+    """A group's values when it was compiled, its program, and its hyperparameters' numbers."""
+
+    values: list[Any]
+    program: Program
+    numbers: Mapping[str, float]
+
+
+class _Batch:
+    """Parameters whose scalar states are equal, so that one set of scalars serves all."""
+
+    def __init__(
+        self,
+        shared: tuple[Tensor, ...],
+        scalar_names: list[str],
+        elements: list[tuple[State, str]],
+    ) -> None:
+        self.values = tuple(float(x) for x in shared)
+        self.scalar_names = scalar_names
+        self.elements = elements
+        self.states: list[dict[str, Any]] = []
+        self.streams: list[int] = []
+        self.buffers: dict[str, list[Tensor]] = {"theta": [], "g": []}
+        self.buffers |= {s.name: [] for s, _ in elements}
+
+    def add(self, p: Tensor, g: Tensor | None, state: dict[str, Any], stream: int) -> None:
+        self.buffers["theta"].append(p)
+        if g is not None:
+            self.buffers["g"].append(g)
+        for s, key in self.elements:
+            self.buffers[s.name].append(state[key])
+        self.states.append(state)
+        self.streams.append(stream)
+
+    def extend(self, other: "_Batch") -> None:
+        for name, buffer in self.buffers.items():
+            buffer += other.buffers[name]
+        self.states += other.states
+        self.streams += other.streams
+
+    def scalars(self, c: _Compiled) -> tuple[Any, dict[str, float]]:
+        """The program's numbers for the step to come, and the new scalar states."""
+        t, *values = self.values
+        known = dict(zip(self.scalar_names, values, strict=True))
+        return c.program.scalars({**c.numbers, "t": t + 1, **known})
+
+    def advance(self, scalars: Mapping[str, float]) -> None:
+        """Count the step; new tensors, since parameters that stood still may share the old."""
+        new = {"step": torch.tensor(self.values[0] + 1, dtype=torch.float32)}
+        new |= {key: torch.tensor(x, dtype=torch.float64) for key, x in scalars.items()}
+        for state in self.states:
+            state.update(new)
+
+
+def _merged(batches: list[_Batch]) -> list[_Batch]:
+    merged: dict[tuple[float, ...], _Batch] = {}
+    for batch in batches:
+        if (first := merged.setdefault(batch.values, batch)) is not batch:
+            first.extend(batch)
+    return list(merged.values())
+
+
+def _initial(s: State, p: Tensor, numbers: Mapping[str, float]) -> Tensor:
+    value = numbers[s.init] if isinstance(s.init, str) else s.init
+    if s.scalar:
+        return torch.tensor(value, dtype=torch.float64)
+    return torch.full_like(p, value, memory_format=torch.preserve_format)
+
+
+@dataclass(frozen=True)
+class _Mirror:
+    """How a class of torch's maps to rules.
+
+    Attributes:
+        rule: from a group to the rule that trains it.
+        settings: the rule's settings that torch names otherwise: its key, or key and index.
+        states: the keys under which torch keeps the rule's states.
+        decoupled: from a group to whether its weight decay is decoupled.
+    """
+
+    rule: Callable[[Group], Rule]
+    settings: Mapping[str, str | tuple[str, int]] = field(default_factory=dict[str, Any])
+    states: Mapping[str, str] = field(default_factory=dict[str, str])
+    decoupled: Callable[[Group], bool] = lambda group: group.get("decoupled_weight_decay", False)
+
+
+_BETAS: Mapping[str, tuple[str, int]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
+_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
+
+
+def _sgd(group: Group) -> Rule:
+    if group["nesterov"]:
+        if not group["momentum"] or group["dampening"]:
+            raise UsageError(
+                "nesterov is True, but momentum is "
+                f"{group['momentum']!r} and dampening {group['dampening']!r}: Nesterov momentum "
+                "requires a momentum and zero dampening."
+            )
+        return rules.nag
+    return rules.momentum if group["momentum"] else rules.sgd
+
+
+def _adam(group: Group) -> Rule:
+    return rules.amsgrad if group["amsgrad"] else rules.adam
+
+
+_MIRRORS: Mapping[str, _Mirror] = {
+    "SGD": _Mirror(_sgd, {"gamma": "momentum"}, {"v": "momentum_buffer"}),
+    "Adagrad": _Mirror(lambda group: rules.adagrad, states={"G": "sum"}),
+    "Adadelta": _Mirror(
+        lambda group: rules.adadelta, states={"E": "square_avg", "D": "acc_delta"}
+    ),
+    "RMSprop": _Mirror(
+        lambda group: rules.rmsprop,
+        {"rho": "alpha"},
+        {"E": "square_avg", "mean": "grad_avg", "v": "momentum_buffer"},
+    ),
+    "Adam": _Mirror(_adam, _BETAS, _MOMENTS),
+    "AdamW": _Mirror(_adam, _BETAS, _MOMENTS, decoupled=lambda group: True),
+    "Adamax": _Mirror(lambda group: rules.adamax, _BETAS, {"m": "exp_avg", "u": "exp_inf"}),
+    "NAdam": _Mirror(lambda group: rules.nadam, _BETAS, _MOMENTS),
+}
+
+
+@lru_cache(maxsize=256)
+def _staged(rule: Rule, decoupled: bool, maximize: bool) -> Rule:
+    """The rule with the stages that the options of torch's classes stand for."""
+    climb = [rules.ascend] if maximize else []
+    return chain(*climb, rule, rules.decay) if decoupled else chain(*climb, rules.l2, rule)
+
+
+class _Mirrored(Optimizer):
+    """A drop-in for a class of torch's: its constructor, its groups, its trajectory."""
+
+    mirror: ClassVar[_Mirror]
+    signature: ClassVar[inspect.Signature]
+
+    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        defaults = dict(bound.arguments)
+        self._start(defaults.pop("params"), None, defaults, backend)
+
+    def _rule_of(self, group: Group) -> Rule:
+        for name in ("differentiable", "capturable"):
+            if group.get(name):
+                raise UsageError(f"{name} is True, which is not supported yet: leave it False.")
+        rule = self.mirror.rule(group)
+        return _staged(rule, self.mirror.decoupled(group), bool(group["maximize"]))
+
+    def _settings_of(self, group: Group, rule: Rule) -> dict[str, Setting]:
+        found = {
+            name: value
+            for name, value in rule.by_convention("torch").items()
+            if name in rule.flags
+        }
+        for name in (*rule.hypers, *rule.flags):
+            at = self.mirror.settings.get(name, name)
+            key, index = at if isinstance(at, tuple) else (at, None)
+            if key in group:
+                value = group[key] if index is None else group[key][index]
+                found[name] = float(value) if isinstance(value, Tensor) else value
+        return found
+
+    def _state_key(self, name: str) -> str:
+        return self.mirror.states.get(name, name)
+
+
+def _mirrored(name: str, mirror: _Mirror) -> type[Optimizer]:
+    original = getattr(torch.optim, name)
+    signature = inspect.signature(original)
+    doc = (
+        f"{original.__name__} with torch's arguments, defaults and trajectory.\n\n"
+        "`foreach` and `fused` are accepted and choose nothing: there is one implementation.\n\n"
+        "Raises:\n    UsageError: a value is out of range."
+    )
+    attributes = {
+        "mirror": mirror,
+        "signature": signature,
+        "__signature__": signature,
+        "__doc__": doc,
+        "__module__": __name__,
+    }
+    return type(name, (_Mirrored,), attributes)
+
+
+def _derived(rule: Rule) -> type[Optimizer]:
+    """The class of a rule that torch does not have; its arguments are the rule's settings."""
+
+    def __init__(
+        self: Optimizer,
+        params: Iterable[Any],
+        lr: float | None = None,
+        *,
+        convention: str = "torch",
+        backend: str = "auto",
+        **settings: Setting,
+    ) -> None:
+        given = settings if lr is None else {"lr": lr, **settings}
+        Optimizer.__init__(self, params, rule, convention=convention, backend=backend, **given)
+
+    doc = f"{rule.doc}\n\nSource: {rule.paper}. The settings are those of `thalweg.{rule.name}`."
+    attributes = {"__init__": __init__, "__doc__": doc, "__module__": __name__}
+    return type(rule.title, (Optimizer,), attributes)
+
+
+CLASSES: Mapping[str, type[Optimizer]] = {
+    **{r.title: _derived(r) for r in rules.OPTIMIZERS.values() if r.title not in _MIRRORS},
+    **{name: _mirrored(name, mirror) for name, mirror in _MIRRORS.items()},
+}
+"""The optimizers as torch classes, by name."""
+
+
+def __getattr__(name: str) -> type[Optimizer]:
+    if name in CLASSES:
+        return CLASSES[name]
+    raise AttributeError(str(unknown("optimizer class", name, CLASSES)))

@@ -1,0 +1,53 @@
+"""Rules as they are written in one word: `adam`, `sgd:lr=0.1`, `l2:weight_decay=1e-4+adam`."""
+
+from thalweg import rules
+from thalweg.errors import UsageError, unknown
+from thalweg.rules.rule import Hyper, Rule, Setting, chain
+
+__all__ = ["parsed"]
+
+
+def parsed(text: str) -> Rule:
+    """The rule that `text` names.
+
+    Links are joined by `+` in the order in which they act, and each may be followed by settings:
+    `name:setting=value:setting=value`. The values of a tuple are separated by `/`.
+
+    Raises:
+        UsageError: a rule or setting that is not known, or a value out of range.
+    """
+    links = [_link(part) for part in text.split("+")]
+    return links[0] if len(links) == 1 and not links[0].is_stage else chain(*links)
+
+
+def _link(text: str) -> Rule:
+    name, *settings = text.strip().split(":")
+    known = rules.OPTIMIZERS | rules.STAGES
+    if name not in known:
+        raise unknown("optimizer", name, known)
+    rule = known[name]
+    given: dict[str, Setting] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"{setting!r} in {text!r} must be written as setting=value.")
+        declared = rule.hypers.get(key) or rule.flags.get(key)
+        if declared is None:
+            raise unknown(f"setting of {name}", key, (*rule.hypers, *rule.flags))
+        given[key] = _value(value, declared.default, isinstance(declared, Hyper))
+    return rule(**given)
+
+
+def _value(text: str, default: Setting, is_number: bool) -> Setting:
+    if isinstance(default, tuple):
+        return tuple(_number(v) for v in text.split("/"))  # pyright: ignore
+    if is_number:
+        return _number(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,114 @@
+"""One training loop for batch, stochastic and mini-batch descent."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.errors import UsageError
+from thalweg.tasks.task import Data, Task
+
+__all__ = ["Diverged", "Epoch", "train"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training data came to.
+
+    Attributes:
+        epoch: which, from 1.
+        steps: steps of the optimizer since the start.
+        train_loss: mean over the epoch's samples, each taken when it was trained on.
+        validation_loss: of the model as it is after the epoch.
+        metric: the task's metric on the validation data, likewise.
+        seconds: spent on training since the start; evaluation is not in it.
+    """
+
+    epoch: int
+    steps: int
+    train_loss: float
+    validation_loss: float
+    metric: float
+    seconds: float
+
+
+class Diverged(ArithmeticError):
+    """The loss or the metric is no longer a finite number."""
+
+
+def train(
+    task: Task,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    *,
+    epochs: int | None = None,
+    batch_size: int | Literal["full"] | None = None,
+    seed: int = 0,
+    data: Data | None = None,
+) -> Iterator[Epoch]:
+    """Train a new model of the task and report after every epoch.
+
+    Args:
+        task: what to train.
+        optimizer: makes the optimizer of a model's parameters, such as a class of `thalweg`.
+        epochs: passes over the training data; the task's own number unless given.
+        batch_size: samples per step: all ("full", batch descent), 1 (stochastic) or some
+            (mini-batch); the task's own number unless given.
+        seed: decides the initial weights and the order of the batches, which thus are the same
+            for every optimizer.
+        data: the task's data, where they are loaded already.
+
+    Raises:
+        Diverged: a loss or the metric is NaN or infinite; found at the end of an epoch.
+        UsageError: a number of epochs or samples below 1.
+    """
+    epochs = task.epochs if epochs is None else epochs
+    x, y = (data := data or task.data()).train
+    size = len(x) if batch_size == "full" else batch_size or task.batch_size
+    for name, value in (("epochs", epochs), ("batch_size", size)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}, but must be at least 1.")
+    torch.manual_seed(seed)
+    order = torch.Generator().manual_seed(seed)
+    model = task.model()
+    descent = optimizer(model.parameters())
+    seconds, steps = 0.0, 0
+    for epoch in range(1, epochs + 1):
+        model.train()
+        losses: list[Tensor] = []
+        batches = torch.randperm(len(x), generator=order).split(size)
+        started = perf_counter()
+        for batch in batches:
+
+            def closure(batch: Tensor = batch) -> Tensor:
+                descent.zero_grad()
+                loss = task.loss(model(x.index_select(0, batch)), y.index_select(0, batch))
+                loss.backward()
+                losses.append(loss.detach())
+                return loss
+
+            descent.step(closure)  # pyright: ignore
+        seconds += perf_counter() - started
+        history = torch.stack(losses).double()
+        if not history.isfinite().all():
+            first = steps + int(history.isfinite().logical_not().nonzero()[0]) + 1
+            raise Diverged(f"the training loss was {history[first - steps - 1]:g} at step {first}")
+        steps += len(batches)
+        weights = torch.tensor([len(b) for b in batches], dtype=torch.float64)
+        validation_loss, metric = evaluate(task, model, data.validation)
+        if not math.isfinite(metric):
+            raise Diverged(f"the metric ({task.metric_name}) was {metric:g} after epoch {epoch}")
+        train_loss = float(history @ weights / weights.sum())
+        yield Epoch(epoch, steps, train_loss, validation_loss, metric, seconds)
+
+
+@torch.no_grad()
+def evaluate(task: Task, model: nn.Module, pair: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """The loss and the metric of a model on a pair of inputs and targets."""
+    model.eval()
+    x, y = pair
+    outputs = torch.cat([model(part) for part in x.split(1024)])
+    return float(task.loss(outputs, y)), float(task.metric(outputs, y))

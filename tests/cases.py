@@ -1,0 +1,1025 @@
+"""The case table: one row for each optimizer and each variant of it.
+
+A row drives every test that holds for all rules. Its worked steps are the first oracle: what a
+rule must do, worked by hand from its paper with plain numbers. Nothing in this file calls a rule or
+restates one.
+
+Unless a row says otherwise it starts at theta = (1, -2) and is given the gradients
+
+    g1 = (1, -2)    g2 = (3, 2)    g3 = (-0.5, 4)
+
+so that the two elements never agree and both see a change of sign. Three series come up again and
+again; they are worked out here once.
+
+    average of g that keeps 0.8 (beta1)         1 - 0.8^t
+        0.2 * (1, -2)                         = ( 0.2,   -0.4  )     0.2
+        0.8 * (0.2, -0.4) + 0.2 * (3, 2)      = ( 0.76,   0.08 )     0.36
+        0.8 * (0.76, 0.08) + 0.2 * (-0.5, 4)  = ( 0.508,  0.864)     0.488
+
+    average of g^2 that keeps 0.9 (beta2, rho)  1 - 0.9^t
+        0.1 * (1, 4)                          = ( 0.1,    0.4  )     0.1
+        0.9 * (0.1, 0.4) + 0.1 * (9, 4)       = ( 0.99,   0.76 )     0.19
+        0.9 * (0.99, 0.76) + 0.1 * (0.25, 16) = ( 0.916,  2.284)     0.271
+
+    velocity that keeps 0.9 (gamma)
+        (1, -2)                               = ( 1,     -2   )
+        0.9 * (1, -2) + (3, 2)                = ( 3.9,    0.2 )
+        0.9 * (3.9, 0.2) + (-0.5, 4)          = ( 3.01,   4.18)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import cos, log, pi, sqrt
+
+import numpy as np
+
+from thalweg import rules
+from thalweg.rules import Rule, chain
+from thalweg.rules.rule import Hyper
+
+Pair = Sequence[float]
+Setting = float | bool | str | tuple[float, ...]
+
+START: Pair = (1.0, -2.0)
+GRADIENTS: tuple[Pair, ...] = ((1.0, -2.0), (3.0, 2.0), (-0.5, 4.0))
+
+
+@dataclass(frozen=True)
+class Worked:
+    """Steps worked by hand.
+
+    Attributes:
+        after: the parameters after each step.
+        gradients: the gradient of each step.
+        start: the parameters before the first step.
+        changes: settings that are changed before a step.
+        at: the points at which the gradients are taken, for a rule that looks elsewhere.
+    """
+
+    after: tuple[Pair, ...]
+    gradients: tuple[Pair, ...] = GRADIENTS
+    start: Pair = START
+    changes: tuple[Mapping[str, float], ...] = ({}, {}, {})
+    at: tuple[Pair, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The torch optimizer that a row must agree with under the torch convention.
+
+    Attributes:
+        name: its class in `torch.optim`.
+        names: torch's names for settings it calls otherwise; `"betas"` for each of a pair.
+        fixed: further arguments that make torch's class this very rule.
+    """
+
+    name: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+    def arguments(self, settings: Mapping[str, Setting]) -> dict[str, object]:
+        """The row's settings as arguments of torch's class."""
+        found: dict[str, object] = {}
+        for name, value in settings.items():
+            if name in ("beta1", "beta2"):
+                found["betas"] = (*found.get("betas", ()), value)
+            else:
+                found[self.names.get(name, name)] = value
+        return found | dict(self.fixed)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Attributes:
+        name: what the row is called in test reports.
+        rule: the rule or chain.
+        settings: the settings of the worked steps. Flags stay as they are when numbers are drawn,
+            and an option that is off here stays off.
+        worked: the steps worked by hand.
+        convention: whose reading of the rule the worked steps follow.
+        torch: the optimizer of torch's that agrees, if there is one.
+    """
+
+    name: str
+    rule: Rule
+    settings: Mapping[str, Setting]
+    worked: Worked
+    convention: str = "paper"
+    torch: Twin | None = None
+
+    @property
+    def flags(self) -> dict[str, Setting]:
+        """The flags among the settings."""
+        return {n: v for n, v in self.settings.items() if n in self.rule.flags}
+
+    def drawn(self, rng: np.random.Generator) -> dict[str, Setting]:
+        """The row's flags with random valid hyperparameters."""
+        numbers = {
+            name: drawn(h, rng)
+            for name, h in self.rule.hypers.items()
+            if h.off is None or name in self.settings
+        }
+        return self.flags | numbers
+
+
+def drawn(h: Hyper, rng: np.random.Generator) -> Setting:
+    """A random valid value of a hyperparameter, as its own declaration describes it."""
+
+    def logarithmic(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    low, high = h.search or (1e-3, 1.0)
+    if h.integer:
+        return int(rng.integers(0, 1000))
+    match h.interval:
+        case "[0, 1)" if isinstance(h.default, tuple):
+            return tuple(1 - logarithmic(1e-3, 1.0) for _ in range(rng.integers(1, 5)))
+        case "[0, 1)":
+            return 1 - logarithmic(low, high)
+        case "[0, 1]":
+            return float(rng.uniform())
+        case "(0, inf)":
+            return logarithmic(1e-8, 1e-3)
+        case "[0, inf)":
+            return logarithmic(low, high)
+        case other:
+            raise ValueError(f"say here how a value in {other} is drawn")
+
+
+def path(start: Pair, *steps: Pair) -> tuple[Pair, ...]:
+    """Where one is after each of the steps, which are subtracted."""
+    x, y = start
+    return tuple((x := x - a, y := y - b) for a, b in steps)
+
+
+_SGD = Twin("SGD")
+_MOMENTUM = Twin("SGD", {"gamma": "momentum"})
+_NAG = Twin("SGD", {"gamma": "momentum"}, {"nesterov": True})
+_RMSPROP = Twin("RMSprop", {"rho": "alpha"})
+_AMSGRAD = Twin("Adam", fixed={"amsgrad": True})
+
+# Learning rates that change tell a velocity that holds them from one that does not.
+_RATES = ({"lr": 0.1}, {"lr": 0.2}, {"lr": 0.05})
+
+_VELOCITY = [
+    Case(
+        "sgd",
+        rules.sgd,
+        {"lr": 0.1},
+        torch=_SGD,
+        worked=Worked(
+            # theta - lr g
+            path(START, (0.1 * 1, 0.1 * -2), (0.1 * 3, 0.1 * 2), (0.1 * -0.5, 0.1 * 4)),
+        ),
+    ),
+    Case(
+        "momentum",
+        rules.momentum,
+        {"gamma": 0.9},
+        worked=Worked(
+            # v = gamma v + lr g; theta - v, with lr = 0.1, 0.2, 0.05
+            #   v1 = 0.1 * (1, -2)                           = (0.1,   -0.2  )
+            #   v2 = 0.9 * (0.1, -0.2) + 0.2 * (3, 2)        = (0.69,   0.22 )
+            #   v3 = 0.9 * (0.69, 0.22) + 0.05 * (-0.5, 4)   = (0.596,  0.398)
+            path(START, (0.1, -0.2), (0.69, 0.22), (0.596, 0.398)),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "momentum-torch",
+        rules.momentum,
+        {"gamma": 0.9},
+        convention="torch",
+        torch=_MOMENTUM,
+        worked=Worked(
+            # v = gamma v + g; theta - lr v, the velocity above
+            path(START, (0.1 * 1, 0.1 * -2), (0.2 * 3.9, 0.2 * 0.2), (0.05 * 3.01, 0.05 * 4.18)),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "momentum-keras",
+        rules.momentum,
+        {"gamma": 0.9},
+        convention="keras",
+        worked=Worked(
+            # as in the paper; without a learning rate given, Keras's 0.01
+            #   v1 = 0.01 * (1, -2)                          = (0.01,  -0.02  )
+            #   v2 = 0.9 * (0.01, -0.02) + 0.01 * (3, 2)     = (0.039,  0.002 )
+            #   v3 = 0.9 * (0.039, 0.002) + 0.01 * (-0.5, 4) = (0.0301, 0.0418)
+            path(START, (0.01, -0.02), (0.039, 0.002), (0.0301, 0.0418)),
+        ),
+    ),
+    Case(
+        "momentum-dampened",
+        rules.momentum,
+        {"lr": 0.1, "gamma": 0.9, "dampening": 0.4},
+        worked=Worked(
+            # v = gamma v + lr (1 - dampening) g: each gradient counts 0.1 * 0.6 = 0.06
+            #   v1 = 0.06 * (1, -2)                           = (0.06,  -0.12  )
+            #   v2 = 0.9 * (0.06, -0.12) + 0.06 * (3, 2)      = (0.234,  0.012 )
+            #   v3 = 0.9 * (0.234, 0.012) + 0.06 * (-0.5, 4)  = (0.1806, 0.2508)
+            path(START, (0.06, -0.12), (0.234, 0.012), (0.1806, 0.2508)),
+        ),
+    ),
+    Case(
+        "momentum-dampened-torch",
+        rules.momentum,
+        {"gamma": 0.9, "dampening": 0.4},
+        convention="torch",
+        torch=_MOMENTUM,
+        worked=Worked(
+            # the first gradient counts in full, the others 0.6
+            #   v1 = (1, -2)
+            #   v2 = 0.9 * (1, -2) + 0.6 * (3, 2)       = (2.7, -0.6)
+            #   v3 = 0.9 * (2.7, -0.6) + 0.6 * (-0.5, 4) = (2.13, 1.86)
+            path(START, (0.1 * 1, 0.1 * -2), (0.2 * 2.7, 0.2 * -0.6), (0.05 * 2.13, 0.05 * 1.86)),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "momentum-dampened-lr-inside",
+        rules.momentum,
+        {"lr": 0.1, "gamma": 0.9, "dampening": 0.4, "damp_first": False},
+        worked=Worked(
+            #   v1 = 0.1 * (1, -2)                          = (0.1,   -0.2  )
+            #   v2 = 0.9 * (0.1, -0.2) + 0.06 * (3, 2)      = (0.27,  -0.06 )
+            #   v3 = 0.9 * (0.27, -0.06) + 0.06 * (-0.5, 4) = (0.213,  0.186)
+            path(START, (0.1, -0.2), (0.27, -0.06), (0.213, 0.186)),
+        ),
+    ),
+    Case(
+        "momentum-dampened-lr-outside",
+        rules.momentum,
+        {"gamma": 0.9, "dampening": 0.4, "lr_inside": False},
+        worked=Worked(
+            #   v1 = 0.6 * (1, -2)                          = (0.6,   -1.2  )
+            #   v2 = 0.9 * (0.6, -1.2) + 0.6 * (3, 2)       = (2.34,   0.12 )
+            #   v3 = 0.9 * (2.34, 0.12) + 0.6 * (-0.5, 4)   = (1.806,  2.508)
+            path(
+                START,
+                (0.1 * 0.6, 0.1 * -1.2),
+                (0.2 * 2.34, 0.2 * 0.12),
+                (0.05 * 1.806, 0.05 * 2.508),
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "nag",
+        rules.nag,
+        {"gamma": 0.9},
+        worked=Worked(
+            # rearranged: v = gamma v + lr g as for momentum; theta - (gamma v + lr g)
+            path(
+                START,
+                (0.9 * 0.1 + 0.1 * 1, 0.9 * -0.2 + 0.1 * -2),
+                (0.9 * 0.69 + 0.2 * 3, 0.9 * 0.22 + 0.2 * 2),
+                (0.9 * 0.596 + 0.05 * -0.5, 0.9 * 0.398 + 0.05 * 4),
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "nag-torch",
+        rules.nag,
+        {"gamma": 0.9},
+        convention="torch",
+        torch=_NAG,
+        worked=Worked(
+            # v = gamma v + g; theta - lr (gamma v + g)
+            path(
+                START,
+                (0.1 * (0.9 * 1 + 1), 0.1 * (0.9 * -2 - 2)),
+                (0.2 * (0.9 * 3.9 + 3), 0.2 * (0.9 * 0.2 + 2)),
+                (0.05 * (0.9 * 3.01 - 0.5), 0.05 * (0.9 * 4.18 + 4)),
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "nag-lookahead",
+        rules.nag,
+        {"gamma": 0.9, "lookahead": True},
+        worked=Worked(
+            # v = gamma v + lr g; theta - v, with g taken at theta - gamma v of the step before
+            path(START, (0.1, -0.2), (0.69, 0.22), (0.596, 0.398)),
+            changes=_RATES,
+            #   theta1 = (1, -2) - (0.1, -0.2)      = (0.9, -1.8 )
+            #   theta2 = (0.9, -1.8) - (0.69, 0.22) = (0.21, -2.02)
+            at=(
+                (1, -2),
+                (0.9 - 0.9 * 0.1, -1.8 - 0.9 * -0.2),
+                (0.21 - 0.9 * 0.69, -2.02 - 0.9 * 0.22),
+            ),
+        ),
+    ),
+    Case(
+        "nag-lookahead-lr-outside",
+        rules.nag,
+        {"gamma": 0.9, "lookahead": True, "lr_inside": False},
+        worked=Worked(
+            # v = gamma v + g; theta - lr v, with g taken at theta - lr gamma v
+            path(START, (0.1 * 1, 0.1 * -2), (0.2 * 3.9, 0.2 * 0.2), (0.05 * 3.01, 0.05 * 4.18)),
+            changes=_RATES,
+            #   theta1 = (1, -2) - 0.1 * (1, -2)        = (0.9, -1.8 )
+            #   theta2 = (0.9, -1.8) - 0.2 * (3.9, 0.2) = (0.12, -1.84)
+            at=(
+                (1, -2),
+                (0.9 - 0.2 * 0.9 * 1, -1.8 - 0.2 * 0.9 * -2),
+                (0.12 - 0.05 * 0.9 * 3.9, -1.84 - 0.05 * 0.9 * 0.2),
+            ),
+        ),
+    ),
+    Case(
+        "qhm",
+        rules.qhm,
+        {"lr": 0.1, "nu": 0.7, "beta": 0.8},
+        worked=Worked(
+            # theta - lr ((1 - nu) g + nu v), v the average that keeps 0.8
+            path(
+                START,
+                (0.1 * (0.3 * 1 + 0.7 * 0.2), 0.1 * (0.3 * -2 + 0.7 * -0.4)),
+                (0.1 * (0.3 * 3 + 0.7 * 0.76), 0.1 * (0.3 * 2 + 0.7 * 0.08)),
+                (0.1 * (0.3 * -0.5 + 0.7 * 0.508), 0.1 * (0.3 * 4 + 0.7 * 0.864)),
+            ),
+        ),
+    ),
+    Case(
+        "aggmo",
+        rules.aggmo,
+        {"lr": 0.1, "betas": (0.5, 0.9)},
+        worked=Worked(
+            # theta - lr / 2 (v of 0.5 + v of 0.9); the latter is the velocity above, the former
+            #   (1, -2)
+            #   0.5 * (1, -2) + (3, 2)      = (3.5,  1  )
+            #   0.5 * (3.5, 1) + (-0.5, 4)  = (1.25, 4.5)
+            path(
+                START,
+                (0.1 / 2 * (1 + 1), 0.1 / 2 * (-2 - 2)),
+                (0.1 / 2 * (3.5 + 3.9), 0.1 / 2 * (1 + 0.2)),
+                (0.1 / 2 * (1.25 + 3.01), 0.1 / 2 * (4.5 + 4.18)),
+            ),
+        ),
+    ),
+    Case(
+        "aggmo-one",
+        rules.aggmo,
+        {"lr": 0.1, "betas": (0.9,)},
+        worked=Worked(
+            path(START, (0.1 * 1, 0.1 * -2), (0.1 * 3.9, 0.1 * 0.2), (0.1 * 3.01, 0.1 * 4.18)),
+        ),
+    ),
+]
+
+# Adadelta: E is the average of g^2 that keeps 0.9; (RMS of steps / RMS of gradients)^2 is what g^2
+# is scaled by, and D the average of the squares of the steps d, with eps = 0.5.
+#   d1 = sqrt(0 + 0.5) / sqrt(E1 + 0.5) g1, D1 = 0.1 * d1^2, and so on
+_D1 = (0.1 * (0.5 / (0.1 + 0.5)) * 1, 0.1 * (0.5 / (0.4 + 0.5)) * 4)
+_D2 = (
+    0.9 * _D1[0] + 0.1 * ((_D1[0] + 0.5) / (0.99 + 0.5)) * 9,
+    0.9 * _D1[1] + 0.1 * ((_D1[1] + 0.5) / (0.76 + 0.5)) * 4,
+)
+_ADADELTA = np.array(
+    [
+        (sqrt(0.5 / (0.1 + 0.5)) * 1, sqrt(0.5 / (0.4 + 0.5)) * -2),
+        (sqrt((_D1[0] + 0.5) / (0.99 + 0.5)) * 3, sqrt((_D1[1] + 0.5) / (0.76 + 0.5)) * 2),
+        (sqrt((_D2[0] + 0.5) / (0.916 + 0.5)) * -0.5, sqrt((_D2[1] + 0.5) / (2.284 + 0.5)) * 4),
+    ]
+)
+
+# RMSprop, centered: the mean is the average of g that keeps 0.9, which is 0.1 times the velocity
+# above, and the variance E - mean^2:
+#   0.1   - 0.1^2  = 0.09          0.4   - 0.2^2   = 0.36
+#   0.99  - 0.39^2 = 0.8379        0.76  - 0.02^2  = 0.7596
+#   0.916 - 0.301^2 = 0.825399     2.284 - 0.418^2 = 2.109276
+# g / (sqrt(variance) + 0.5):
+_CENTERED = np.array(
+    [
+        (1 / (0.3 + 0.5), -2 / (0.6 + 0.5)),
+        (3 / (sqrt(0.8379) + 0.5), 2 / (sqrt(0.7596) + 0.5)),
+        (-0.5 / (sqrt(0.825399) + 0.5), 4 / (sqrt(2.109276) + 0.5)),
+    ]
+)
+# g / sqrt(variance + 0.5):
+_CENTERED_INSIDE = np.array(
+    [
+        (1 / sqrt(0.09 + 0.5), -2 / sqrt(0.36 + 0.5)),
+        (3 / sqrt(0.8379 + 0.5), 2 / sqrt(0.7596 + 0.5)),
+        (-0.5 / sqrt(0.825399 + 0.5), 4 / sqrt(2.109276 + 0.5)),
+    ]
+)
+# g / (sqrt(E) + 0.5):
+_SCALED = np.array(
+    [
+        (1 / (sqrt(0.1) + 0.5), -2 / (sqrt(0.4) + 0.5)),
+        (3 / (sqrt(0.99) + 0.5), 2 / (sqrt(0.76) + 0.5)),
+        (-0.5 / (sqrt(0.916) + 0.5), 4 / (sqrt(2.284) + 0.5)),
+    ]
+)
+
+_ACCUMULATION = [
+    Case(
+        "adagrad",
+        rules.adagrad,
+        {"lr": 0.1, "eps": 0.5},
+        torch=Twin("Adagrad"),
+        worked=Worked(
+            # theta - lr g / (sqrt(G) + eps); G = (1, 4), (10, 8), (10.25, 24)
+            path(
+                START,
+                (0.1 * 1 / (1 + 0.5), 0.1 * -2 / (2 + 0.5)),
+                (0.1 * 3 / (sqrt(10) + 0.5), 0.1 * 2 / (sqrt(8) + 0.5)),
+                (0.1 * -0.5 / (sqrt(10.25) + 0.5), 0.1 * 4 / (sqrt(24) + 0.5)),
+            ),
+        ),
+    ),
+    Case(
+        "adagrad-lr-decay",
+        rules.adagrad,
+        {"lr": 0.1, "eps": 0.5, "lr_decay": 0.25, "initial_accumulator_value": 0.44},
+        torch=Twin("Adagrad"),
+        worked=Worked(
+            # lr / (1 + 0.25 (t - 1)) = 0.1, 0.1 / 1.25 = 0.08, 0.1 / 1.5; G starts with 0.44
+            path(
+                START,
+                (0.1 * 1 / (1.2 + 0.5), 0.1 * -2 / (sqrt(4.44) + 0.5)),
+                (0.08 * 3 / (sqrt(10.44) + 0.5), 0.08 * 2 / (sqrt(8.44) + 0.5)),
+                (0.1 / 1.5 * -0.5 / (sqrt(10.69) + 0.5), 0.1 / 1.5 * 4 / (sqrt(24.44) + 0.5)),
+            ),
+        ),
+    ),
+    Case(
+        "adagrad-keras",
+        rules.adagrad,
+        {"lr": 0.1, "eps": 0.5},
+        convention="keras",
+        worked=Worked(
+            # theta - lr g / sqrt(G + eps), and G starts with 0.1
+            path(
+                START,
+                (0.1 * 1 / sqrt(1.1 + 0.5), 0.1 * -2 / sqrt(4.1 + 0.5)),
+                (0.1 * 3 / sqrt(10.1 + 0.5), 0.1 * 2 / sqrt(8.1 + 0.5)),
+                (0.1 * -0.5 / sqrt(10.35 + 0.5), 0.1 * 4 / sqrt(24.1 + 0.5)),
+            ),
+        ),
+    ),
+    Case(
+        "adadelta",
+        rules.adadelta,
+        {"lr": 0.2, "rho": 0.9, "eps": 0.5},
+        torch=Twin("Adadelta"),
+        worked=Worked(
+            path(START, *(0.2 * _ADADELTA)),
+        ),
+    ),
+    Case(
+        "rmsprop",
+        rules.rmsprop,
+        {"lr": 0.1, "rho": 0.9, "eps": 0.5},
+        torch=_RMSPROP,
+        worked=Worked(
+            # theta - lr g / (sqrt(E) + eps)
+            path(START, *(0.1 * _SCALED)),
+        ),
+    ),
+    Case(
+        "rmsprop-keras",
+        rules.rmsprop,
+        {"lr": 0.1, "rho": 0.9, "eps": 0.5},
+        convention="keras",
+        worked=Worked(
+            # theta - lr g / sqrt(E + eps)
+            path(
+                START,
+                (0.1 * 1 / sqrt(0.1 + 0.5), 0.1 * -2 / sqrt(0.4 + 0.5)),
+                (0.1 * 3 / sqrt(0.99 + 0.5), 0.1 * 2 / sqrt(0.76 + 0.5)),
+                (0.1 * -0.5 / sqrt(0.916 + 0.5), 0.1 * 4 / sqrt(2.284 + 0.5)),
+            ),
+        ),
+    ),
+    Case(
+        "rmsprop-centered",
+        rules.rmsprop,
+        {"lr": 0.1, "rho": 0.9, "eps": 0.5, "centered": True},
+        torch=_RMSPROP,
+        worked=Worked(
+            path(START, *(0.1 * _CENTERED)),
+        ),
+    ),
+    Case(
+        "rmsprop-momentum",
+        rules.rmsprop,
+        {"rho": 0.9, "eps": 0.5, "momentum": 0.8, "centered": True},
+        worked=Worked(
+            # v = 0.8 v + lr x; theta - v, with lr = 0.1, 0.2, 0.05
+            path(
+                START,
+                0.1 * _CENTERED[0],
+                0.8 * 0.1 * _CENTERED[0] + 0.2 * _CENTERED[1],
+                0.64 * 0.1 * _CENTERED[0] + 0.8 * 0.2 * _CENTERED[1] + 0.05 * _CENTERED[2],
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "rmsprop-momentum-torch",
+        rules.rmsprop,
+        {"rho": 0.9, "eps": 0.5, "momentum": 0.8},
+        convention="torch",
+        torch=_RMSPROP,
+        worked=Worked(
+            # v = 0.8 v + x; theta - lr v
+            path(
+                START,
+                0.1 * _SCALED[0],
+                0.2 * (0.8 * _SCALED[0] + _SCALED[1]),
+                0.05 * (0.64 * _SCALED[0] + 0.8 * _SCALED[1] + _SCALED[2]),
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "rmsprop-centered-momentum-torch",
+        rules.rmsprop,
+        {"rho": 0.9, "eps": 0.5, "momentum": 0.8, "centered": True},
+        convention="torch",
+        torch=_RMSPROP,
+        worked=Worked(
+            path(
+                START,
+                0.1 * _CENTERED[0],
+                0.2 * (0.8 * _CENTERED[0] + _CENTERED[1]),
+                0.05 * (0.64 * _CENTERED[0] + 0.8 * _CENTERED[1] + _CENTERED[2]),
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "rmsprop-centered-momentum-keras",
+        rules.rmsprop,
+        {"rho": 0.9, "eps": 0.5, "momentum": 0.8, "centered": True},
+        convention="keras",
+        worked=Worked(
+            # v = 0.8 v + lr g / sqrt(variance + eps); theta - v
+            path(
+                START,
+                0.1 * _CENTERED_INSIDE[0],
+                0.8 * 0.1 * _CENTERED_INSIDE[0] + 0.2 * _CENTERED_INSIDE[1],
+                0.64 * 0.1 * _CENTERED_INSIDE[0]
+                + 0.8 * 0.2 * _CENTERED_INSIDE[1]
+                + 0.05 * _CENTERED_INSIDE[2],
+            ),
+            changes=_RATES,
+        ),
+    ),
+]
+
+_ADAM_SETTINGS = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.5}
+_MAX_SETTINGS = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9}
+
+# Adam's steps, lr m_hat / (sqrt(v_hat) + eps): m and v are the two averages, and
+# m_hat = m / (1 - 0.8^t), v_hat = v / (1 - 0.9^t).
+_ADAM = np.array(
+    [
+        (0.1 * (0.2 / 0.2) / (sqrt(0.1 / 0.1) + 0.5), 0.1 * (-0.4 / 0.2) / (sqrt(0.4 / 0.1) + 0.5)),
+        (
+            0.1 * (0.76 / 0.36) / (sqrt(0.99 / 0.19) + 0.5),
+            0.1 * (0.08 / 0.36) / (sqrt(0.76 / 0.19) + 0.5),
+        ),
+        (
+            0.1 * (0.508 / 0.488) / (sqrt(0.916 / 0.271) + 0.5),
+            0.1 * (0.864 / 0.488) / (sqrt(2.284 / 0.271) + 0.5),
+        ),
+    ]
+)
+
+# NAdam's schedule mu = 0.8 (1 - 0.96^(0.5 t) / 2), momentum_decay being 0.5:
+_MU1 = 0.8 * (1 - 0.96**0.5 / 2)
+_MU2 = 0.8 * (1 - 0.96**1.0 / 2)
+_MU3 = 0.8 * (1 - 0.96**1.5 / 2)
+_MU4 = 0.8 * (1 - 0.96**2.0 / 2)
+
+# AMSGrad's v_max is v but for the third step of the first element, where 0.916 < 0.99.
+# Adamax's u = max(0.9 u, |g|):  (1, 2), (3, 2), (max(2.7, 0.5), max(1.8, 4)) = (2.7, 4).
+# torch's u = max(0.9 u, |g| + 0.5):
+#   (1.5, 2.5), (max(1.35, 3.5), max(2.25, 2.5)) = (3.5, 2.5), (max(3.15, 1), 4.5) = (3.15, 4.5)
+
+_MOMENTS = [
+    Case(
+        "adam", rules.adam, _ADAM_SETTINGS, torch=Twin("Adam"), worked=Worked(path(START, *_ADAM))
+    ),
+    Case(
+        "adam-keras",
+        rules.adam,
+        _ADAM_SETTINGS,
+        convention="keras",
+        worked=Worked(
+            # section 2's form: lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps_hat)
+            path(
+                START,
+                (
+                    0.1 * sqrt(0.1) / 0.2 * 0.2 / (sqrt(0.1) + 0.5),
+                    0.1 * sqrt(0.1) / 0.2 * -0.4 / (sqrt(0.4) + 0.5),
+                ),
+                (
+                    0.1 * sqrt(0.19) / 0.36 * 0.76 / (sqrt(0.99) + 0.5),
+                    0.1 * sqrt(0.19) / 0.36 * 0.08 / (sqrt(0.76) + 0.5),
+                ),
+                (
+                    0.1 * sqrt(0.271) / 0.488 * 0.508 / (sqrt(0.916) + 0.5),
+                    0.1 * sqrt(0.271) / 0.488 * 0.864 / (sqrt(2.284) + 0.5),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "amsgrad",
+        rules.amsgrad,
+        _ADAM_SETTINGS,
+        worked=Worked(
+            # Algorithm 2 corrects no bias: lr m / (sqrt(v_max) + eps)
+            path(
+                START,
+                (0.1 * 0.2 / (sqrt(0.1) + 0.5), 0.1 * -0.4 / (sqrt(0.4) + 0.5)),
+                (0.1 * 0.76 / (sqrt(0.99) + 0.5), 0.1 * 0.08 / (sqrt(0.76) + 0.5)),
+                (0.1 * 0.508 / (sqrt(0.99) + 0.5), 0.1 * 0.864 / (sqrt(2.284) + 0.5)),
+            ),
+        ),
+    ),
+    Case(
+        "amsgrad-torch",
+        rules.amsgrad,
+        _ADAM_SETTINGS,
+        convention="torch",
+        torch=_AMSGRAD,
+        worked=Worked(
+            # as Adam, with v_max for v
+            path(
+                START,
+                _ADAM[0],
+                _ADAM[1],
+                (0.1 * (0.508 / 0.488) / (sqrt(0.99 / 0.271) + 0.5), _ADAM[2][1]),
+            ),
+        ),
+    ),
+    Case(
+        "amsgrad-keras",
+        rules.amsgrad,
+        _ADAM_SETTINGS,
+        convention="keras",
+        worked=Worked(
+            path(
+                START,
+                (
+                    0.1 * sqrt(0.1) / 0.2 * 0.2 / (sqrt(0.1) + 0.5),
+                    0.1 * sqrt(0.1) / 0.2 * -0.4 / (sqrt(0.4) + 0.5),
+                ),
+                (
+                    0.1 * sqrt(0.19) / 0.36 * 0.76 / (sqrt(0.99) + 0.5),
+                    0.1 * sqrt(0.19) / 0.36 * 0.08 / (sqrt(0.76) + 0.5),
+                ),
+                (
+                    0.1 * sqrt(0.271) / 0.488 * 0.508 / (sqrt(0.99) + 0.5),
+                    0.1 * sqrt(0.271) / 0.488 * 0.864 / (sqrt(2.284) + 0.5),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "adamax",
+        rules.adamax,
+        _MAX_SETTINGS,
+        worked=Worked(
+            # lr / (1 - beta1^t) m / u
+            path(
+                START,
+                (0.1 / 0.2 * 0.2 / 1, 0.1 / 0.2 * -0.4 / 2),
+                (0.1 / 0.36 * 0.76 / 3, 0.1 / 0.36 * 0.08 / 2),
+                (0.1 / 0.488 * 0.508 / 2.7, 0.1 / 0.488 * 0.864 / 4),
+            ),
+        ),
+    ),
+    Case(
+        "adamax-zero",
+        rules.adamax,
+        _MAX_SETTINGS | {"beta2": 0.0},
+        worked=Worked(
+            # No step where no gradient was ever seen. With beta2 = 0, so that u = |g|, and a last
+            # gradient of 0 the paper divides by 0; the rule divides by 1 there.
+            #   m1 = 0.2 * (0.5, 0)                    = (0.1,  0   )
+            #   m2 = 0.8 * (0.1, 0) + 0.2 * (0, 0.25)  = (0.08, 0.05)
+            path(START, (0.1 / 0.2 * 0.1 / 0.5, 0), (0.1 / 0.36 * 0.08, 0.1 / 0.36 * 0.05 / 0.25)),
+            gradients=((0.5, 0), (0, 0.25)),
+        ),
+    ),
+    Case(
+        "adamax-torch",
+        rules.adamax,
+        _ADAM_SETTINGS,
+        convention="torch",
+        torch=Twin("Adamax"),
+        worked=Worked(
+            path(
+                START,
+                (0.1 / 0.2 * 0.2 / 1.5, 0.1 / 0.2 * -0.4 / 2.5),
+                (0.1 / 0.36 * 0.76 / 3.5, 0.1 / 0.36 * 0.08 / 2.5),
+                (0.1 / 0.488 * 0.508 / 3.15, 0.1 / 0.488 * 0.864 / 4.5),
+            ),
+        ),
+    ),
+    Case(
+        "adamax-keras",
+        rules.adamax,
+        _ADAM_SETTINGS,
+        convention="keras",
+        worked=Worked(
+            # lr / (1 - beta1^t) m / (u + eps)
+            path(
+                START,
+                (0.1 / 0.2 * 0.2 / 1.5, 0.1 / 0.2 * -0.4 / 2.5),
+                (0.1 / 0.36 * 0.76 / 3.5, 0.1 / 0.36 * 0.08 / 2.5),
+                (0.1 / 0.488 * 0.508 / 3.2, 0.1 / 0.488 * 0.864 / 4.5),
+            ),
+        ),
+    ),
+    Case(
+        "nadam",
+        rules.nadam,
+        _ADAM_SETTINGS,
+        worked=Worked(
+            # lr (beta1 m_hat + (1 - beta1) g / (1 - beta1^t)) / (sqrt(v_hat) + eps)
+            path(
+                START,
+                (
+                    0.1 * (0.8 * 0.2 / 0.2 + 0.2 * 1 / 0.2) / (sqrt(0.1 / 0.1) + 0.5),
+                    0.1 * (0.8 * -0.4 / 0.2 + 0.2 * -2 / 0.2) / (sqrt(0.4 / 0.1) + 0.5),
+                ),
+                (
+                    0.1 * (0.8 * 0.76 / 0.36 + 0.2 * 3 / 0.36) / (sqrt(0.99 / 0.19) + 0.5),
+                    0.1 * (0.8 * 0.08 / 0.36 + 0.2 * 2 / 0.36) / (sqrt(0.76 / 0.19) + 0.5),
+                ),
+                (
+                    0.1 * (0.8 * 0.508 / 0.488 + 0.2 * -0.5 / 0.488) / (sqrt(0.916 / 0.271) + 0.5),
+                    0.1 * (0.8 * 0.864 / 0.488 + 0.2 * 4 / 0.488) / (sqrt(2.284 / 0.271) + 0.5),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "nadam-torch",
+        rules.nadam,
+        _ADAM_SETTINGS | {"momentum_decay": 0.5},
+        convention="torch",
+        torch=Twin("NAdam"),
+        worked=Worked(
+            # lr (mu_(t+1) m / (1 - mu_1 ... mu_(t+1)) + (1 - mu_t) g / (1 - mu_1 ... mu_t))
+            #   / (sqrt(v_hat) + eps); m itself keeps beta1, not mu_t, in torch and Keras alike
+            path(
+                START,
+                (
+                    0.1
+                    * (_MU2 * 0.2 / (1 - _MU1 * _MU2) + (1 - _MU1) * 1 / (1 - _MU1))
+                    / (sqrt(0.1 / 0.1) + 0.5),
+                    0.1
+                    * (_MU2 * -0.4 / (1 - _MU1 * _MU2) + (1 - _MU1) * -2 / (1 - _MU1))
+                    / (sqrt(0.4 / 0.1) + 0.5),
+                ),
+                (
+                    0.1
+                    * (_MU3 * 0.76 / (1 - _MU1 * _MU2 * _MU3) + (1 - _MU2) * 3 / (1 - _MU1 * _MU2))
+                    / (sqrt(0.99 / 0.19) + 0.5),
+                    0.1
+                    * (_MU3 * 0.08 / (1 - _MU1 * _MU2 * _MU3) + (1 - _MU2) * 2 / (1 - _MU1 * _MU2))
+                    / (sqrt(0.76 / 0.19) + 0.5),
+                ),
+                (
+                    0.1
+                    * (
+                        _MU4 * 0.508 / (1 - _MU1 * _MU2 * _MU3 * _MU4)
+                        + (1 - _MU3) * -0.5 / (1 - _MU1 * _MU2 * _MU3)
+                    )
+                    / (sqrt(0.916 / 0.271) + 0.5),
+                    0.1
+                    * (
+                        _MU4 * 0.864 / (1 - _MU1 * _MU2 * _MU3 * _MU4)
+                        + (1 - _MU3) * 4 / (1 - _MU1 * _MU2 * _MU3)
+                    )
+                    / (sqrt(2.284 / 0.271) + 0.5),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "nadam-keras",
+        rules.nadam,
+        _ADAM_SETTINGS,
+        convention="keras",
+        worked=Worked(
+            # the same with a momentum_decay of 1: mu1 and mu2 are _MU2 and _MU4 above
+            path(
+                START,
+                (
+                    0.1
+                    * (_MU4 * 0.2 / (1 - _MU2 * _MU4) + (1 - _MU2) * 1 / (1 - _MU2))
+                    / (sqrt(0.1 / 0.1) + 0.5),
+                    0.1
+                    * (_MU4 * -0.4 / (1 - _MU2 * _MU4) + (1 - _MU2) * -2 / (1 - _MU2))
+                    / (sqrt(0.4 / 0.1) + 0.5),
+                ),
+            ),
+            gradients=GRADIENTS[:1],
+        ),
+    ),
+    Case(
+        "qhadam",
+        rules.qhadam,
+        _ADAM_SETTINGS | {"nu1": 0.7, "nu2": 0.6},
+        worked=Worked(
+            # lr ((1 - nu1) g + nu1 m_hat) / (sqrt((1 - nu2) g^2 + nu2 v_hat) + eps)
+            path(
+                START,
+                (
+                    0.1 * (0.3 * 1 + 0.7 * 0.2 / 0.2) / (sqrt(0.4 * 1 + 0.6 * 0.1 / 0.1) + 0.5),
+                    0.1 * (0.3 * -2 + 0.7 * -0.4 / 0.2) / (sqrt(0.4 * 4 + 0.6 * 0.4 / 0.1) + 0.5),
+                ),
+                (
+                    0.1 * (0.3 * 3 + 0.7 * 0.76 / 0.36) / (sqrt(0.4 * 9 + 0.6 * 0.99 / 0.19) + 0.5),
+                    0.1 * (0.3 * 2 + 0.7 * 0.08 / 0.36) / (sqrt(0.4 * 4 + 0.6 * 0.76 / 0.19) + 0.5),
+                ),
+                (
+                    0.1
+                    * (0.3 * -0.5 + 0.7 * 0.508 / 0.488)
+                    / (sqrt(0.4 * 0.25 + 0.6 * 0.916 / 0.271) + 0.5),
+                    0.1
+                    * (0.3 * 4 + 0.7 * 0.864 / 0.488)
+                    / (sqrt(0.4 * 16 + 0.6 * 2.284 / 0.271) + 0.5),
+                ),
+            ),
+        ),
+    ),
+]
+
+# AdamW: theta (1 - lr weight_decay) - Adam's step, with lr weight_decay = 0.1 * 0.2 = 0.02.
+_ADAMW1 = 0.98 * np.array(START) - _ADAM[0]
+_ADAMW2 = 0.98 * _ADAMW1 - _ADAM[1]
+_ADAMW3 = 0.98 * _ADAMW2 - _ADAM[2]
+
+# L2 with SGD, lr 0.1 and weight_decay 0.5; decoupled it is the same for SGD:
+#   1 - 0.1 (1 + 0.5 * 1) = 0.85                 -2 - 0.1 (-2 + 0.5 * -2) = -1.7
+#   0.85 - 0.1 (3 + 0.425) = 0.5075              -1.7 - 0.1 (2 - 0.85) = -1.815
+#   0.5075 - 0.1 (-0.5 + 0.25375) = 0.532125     -1.815 - 0.1 (4 - 0.9075) = -2.12425
+_SHRUNK = ((0.85, -1.7), (0.5075, -1.815), (0.532125, -2.12425))
+
+# Noise: draws of N(0, 1) for seed 100 by Box and Muller's transform, from the two words that
+# Philox4x32-10 makes of the counter (element, 0, t, parameter) under the key (seed, 0).
+_N1 = (
+    sqrt(-2 * log(130316448 / 2**32)) * cos(2 * pi * 2559278947 / 2**32),
+    sqrt(-2 * log(3006851260 / 2**32)) * cos(2 * pi * 190252470 / 2**32),
+)
+_N2 = (
+    sqrt(-2 * log(3044196765 / 2**32)) * cos(2 * pi * 3071629169 / 2**32),
+    sqrt(-2 * log(2302514193 / 2**32)) * cos(2 * pi * 3013911296 / 2**32),
+)
+# Noisy gradients, with the variance 0.3 / (1 + t)^0.55:
+_NOISY1 = (1 + sqrt(0.3 / 2**0.55) * _N1[0], -2 + sqrt(0.3 / 2**0.55) * _N1[1])
+_NOISY2 = (3 + sqrt(0.3 / 3**0.55) * _N2[0], 2 + sqrt(0.3 / 3**0.55) * _N2[1])
+
+_CHAINS = [
+    Case(
+        "adamw",
+        rules.adamw,
+        _ADAM_SETTINGS | {"weight_decay": 0.2},
+        torch=Twin("AdamW"),
+        worked=Worked((_ADAMW1, _ADAMW2, _ADAMW3)),
+    ),
+    Case(
+        "l2-sgd",
+        chain(rules.l2, rules.sgd),
+        {"lr": 0.1, "weight_decay": 0.5},
+        torch=_SGD,
+        worked=Worked(_SHRUNK),
+    ),
+    Case(
+        "sgd-decay",
+        chain(rules.sgd, rules.decay),
+        {"lr": 0.1, "weight_decay": 0.5},
+        worked=Worked(_SHRUNK),
+    ),
+    Case(
+        "ascend-sgd",
+        chain(rules.ascend, rules.sgd),
+        {"lr": 0.1},
+        torch=Twin("SGD", fixed={"maximize": True}),
+        worked=Worked(
+            path(START, (-0.1, 0.2), (-0.3, -0.2), (0.05, -0.4)),
+        ),
+    ),
+    Case(
+        "noise-sgd",
+        chain(rules.noise, rules.sgd),
+        {"lr": 0.1, "eta": 0.3, "gamma": 0.55, "seed": 100},
+        worked=Worked(
+            path(START, (0.1 * _NOISY1[0], 0.1 * _NOISY1[1]), (0.1 * _NOISY2[0], 0.1 * _NOISY2[1])),
+            gradients=GRADIENTS[:2],
+        ),
+    ),
+    Case(
+        "noise-momentum",
+        chain(rules.noise, rules.momentum),
+        {"lr": 0.1, "gamma": 0.9, "eta": 0.3, "noise_gamma": 0.55, "seed": 100},
+        worked=Worked(
+            # momentum's gamma keeps its name, noise's is preceded by its stage's
+            path(
+                START,
+                (0.1 * _NOISY1[0], 0.1 * _NOISY1[1]),
+                (
+                    0.9 * 0.1 * _NOISY1[0] + 0.1 * _NOISY2[0],
+                    0.9 * 0.1 * _NOISY1[1] + 0.1 * _NOISY2[1],
+                ),
+            ),
+            gradients=GRADIENTS[:2],
+        ),
+    ),
+    Case(
+        "l2-adam",
+        chain(rules.l2, rules.adam),
+        _ADAM_SETTINGS | {"weight_decay": 0.5},
+        torch=Twin("Adam"),
+        worked=Worked(
+            # The first gradient is (1 + 0.5 * 1, -2 + 0.5 * -2) = (1.5, -3); the bias corrected
+            # averages of one gradient are itself and its square.
+            path(START, (0.1 * 1.5 / (1.5 + 0.5), 0.1 * -3 / (3 + 0.5))),
+            gradients=GRADIENTS[:1],
+        ),
+    ),
+    Case(
+        "l2-adam-decay",
+        chain(rules.l2, rules.adam, rules.decay),
+        _ADAM_SETTINGS | {"l2_weight_decay": 0.5, "decay_weight_decay": 0.2},
+        worked=Worked(
+            # the same, and every weight shrinks by 0.1 * 0.2 as well
+            ((1 - 0.02 * 1 - 0.1 * 1.5 / (1.5 + 0.5), -2 - 0.02 * -2 - 0.1 * -3 / (3 + 0.5)),),
+            gradients=GRADIENTS[:1],
+        ),
+    ),
+    Case(
+        "l2-nag",
+        chain(rules.l2, rules.nag),
+        {"gamma": 0.9, "weight_decay": 0.5},
+        convention="torch",
+        torch=_NAG,
+        worked=Worked(
+            #   g1 = (1.5, -3); theta1 = (1 - 0.1 * 1.9 * 1.5, -2 - 0.1 * 1.9 * -3) = (0.715, -1.43)
+            #   g2 = (3 + 0.3575, 2 - 0.715) = (3.3575, 1.285)
+            #   v2 = 0.9 * (1.5, -3) + g2 = (4.7075, -1.415)
+            (
+                (0.715, -1.43),
+                (0.715 - 0.2 * (0.9 * 4.7075 + 3.3575), -1.43 - 0.2 * (0.9 * -1.415 + 1.285)),
+            ),
+            gradients=GRADIENTS[:2],
+            changes=_RATES[:2],
+        ),
+    ),
+    Case(
+        "amsgrad-decay",
+        chain(rules.amsgrad, rules.decay),
+        _ADAM_SETTINGS | {"weight_decay": 0.2},
+        convention="torch",
+        torch=Twin("AdamW", fixed={"amsgrad": True}),
+        worked=Worked(
+            (
+                _ADAMW1,
+                _ADAMW2,
+                (
+                    0.98 * _ADAMW2[0] - 0.1 * (0.508 / 0.488) / (sqrt(0.99 / 0.271) + 0.5),
+                    _ADAMW3[1],
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "nadam-decay",
+        chain(rules.nadam, rules.decay),
+        _ADAM_SETTINGS | {"weight_decay": 0.2},
+        torch=Twin("NAdam", fixed={"decoupled_weight_decay": True}),
+        worked=Worked(
+            # NAdam's first step and the decay 0.02 theta
+            (
+                (
+                    1
+                    - 0.02 * 1
+                    - 0.1 * (0.8 * 0.2 / 0.2 + 0.2 * 1 / 0.2) / (sqrt(0.1 / 0.1) + 0.5),
+                    -2
+                    - 0.02 * -2
+                    - 0.1 * (0.8 * -0.4 / 0.2 + 0.2 * -2 / 0.2) / (sqrt(0.4 / 0.1) + 0.5),
+                ),
+            ),
+            gradients=GRADIENTS[:1],
+        ),
+    ),
+]
+
+CASES: tuple[Case, ...] = (*_VELOCITY, *_ACCUMULATION, *_MOMENTS, *_CHAINS)
