@@ -59,7 +59,7 @@ class Worked:
     after: tuple[Pair, ...]
     gradients: tuple[Pair, ...] = GRADIENTS
     start: Pair = START
-    changes: tuple[Mapping[str, float], ...] = ({}, {}, {})
+    changes: tuple[Mapping[str, float], ...] = ({}, {}, {}, {})
     at: tuple[Pair, ...] | None = None
 
 
@@ -596,13 +596,65 @@ _ADAM = np.array(
     ]
 )
 
-# NAdam's schedule mu = 0.8 (1 - 0.96^(0.5 t) / 2), momentum_decay being 0.5:
+# The same with section 2's eps hat, lr sqrt(1 - 0.9^t) / (1 - 0.8^t) m / (sqrt(v) + eps).
+_ADAM_HAT = np.array(
+    [
+        (
+            0.1 * sqrt(0.1) / 0.2 * 0.2 / (sqrt(0.1) + 0.5),
+            0.1 * sqrt(0.1) / 0.2 * -0.4 / (sqrt(0.4) + 0.5),
+        ),
+        (
+            0.1 * sqrt(0.19) / 0.36 * 0.76 / (sqrt(0.99) + 0.5),
+            0.1 * sqrt(0.19) / 0.36 * 0.08 / (sqrt(0.76) + 0.5),
+        ),
+        (
+            0.1 * sqrt(0.271) / 0.488 * 0.508 / (sqrt(0.916) + 0.5),
+            0.1 * sqrt(0.271) / 0.488 * 0.864 / (sqrt(2.284) + 0.5),
+        ),
+    ]
+)
+
+# AMSGrad has v_max in the place of v. A fourth gradient (0.5, 1) shows that the two stay apart:
+#   m4 = 0.8 * (0.508, 0.864) + 0.2 * (0.5, 1)    = (0.5064, 0.8912)    1 - 0.8^4 = 0.5904
+#   v4 = 0.9 * (0.916, 2.284) + 0.1 * (0.25, 1)   = (0.8494, 2.1556)    1 - 0.9^4 = 0.3439
+# v_max = (0.1, 0.4), (0.99, 0.76), (0.99, 2.284), (0.99, 2.284)
+_FOUR = (*GRADIENTS, (0.5, 1.0))
+_AMSGRAD_STEPS = np.array(
+    [
+        _ADAM[0],
+        _ADAM[1],
+        (0.1 * (0.508 / 0.488) / (sqrt(0.99 / 0.271) + 0.5), _ADAM[2][1]),
+        (
+            0.1 * (0.5064 / 0.5904) / (sqrt(0.99 / 0.3439) + 0.5),
+            0.1 * (0.8912 / 0.5904) / (sqrt(2.284 / 0.3439) + 0.5),
+        ),
+    ]
+)
+
+# NAdam's steps, lr (beta1 m_hat + (1 - beta1) g / (1 - beta1^t)) / (sqrt(v_hat) + eps).
+_NADAM = np.array(
+    [
+        (
+            0.1 * (0.8 * 0.2 / 0.2 + 0.2 * 1 / 0.2) / (sqrt(0.1 / 0.1) + 0.5),
+            0.1 * (0.8 * -0.4 / 0.2 + 0.2 * -2 / 0.2) / (sqrt(0.4 / 0.1) + 0.5),
+        ),
+        (
+            0.1 * (0.8 * 0.76 / 0.36 + 0.2 * 3 / 0.36) / (sqrt(0.99 / 0.19) + 0.5),
+            0.1 * (0.8 * 0.08 / 0.36 + 0.2 * 2 / 0.36) / (sqrt(0.76 / 0.19) + 0.5),
+        ),
+        (
+            0.1 * (0.8 * 0.508 / 0.488 + 0.2 * -0.5 / 0.488) / (sqrt(0.916 / 0.271) + 0.5),
+            0.1 * (0.8 * 0.864 / 0.488 + 0.2 * 4 / 0.488) / (sqrt(2.284 / 0.271) + 0.5),
+        ),
+    ]
+)
+
+# NAdam's schedule is mu = 0.8 (1 - 0.96^(0.5 t) / 2) with a momentum_decay of 0.5:
 _MU1 = 0.8 * (1 - 0.96**0.5 / 2)
 _MU2 = 0.8 * (1 - 0.96**1.0 / 2)
 _MU3 = 0.8 * (1 - 0.96**1.5 / 2)
 _MU4 = 0.8 * (1 - 0.96**2.0 / 2)
 
-# AMSGrad's v_max is v but for the third step of the first element, where 0.916 < 0.99.
 # Adamax's u = max(0.9 u, |g|):  (1, 2), (3, 2), (max(2.7, 0.5), max(1.8, 4)) = (2.7, 4).
 # torch's u = max(0.9 u, |g| + 0.5):
 #   (1.5, 2.5), (max(1.35, 3.5), max(2.25, 2.5)) = (3.5, 2.5), (max(3.15, 1), 4.5) = (3.15, 4.5)
@@ -616,24 +668,7 @@ _MOMENTS = [
         rules.adam,
         _ADAM_SETTINGS,
         convention="keras",
-        worked=Worked(
-            # section 2's form: lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps_hat)
-            path(
-                START,
-                (
-                    0.1 * sqrt(0.1) / 0.2 * 0.2 / (sqrt(0.1) + 0.5),
-                    0.1 * sqrt(0.1) / 0.2 * -0.4 / (sqrt(0.4) + 0.5),
-                ),
-                (
-                    0.1 * sqrt(0.19) / 0.36 * 0.76 / (sqrt(0.99) + 0.5),
-                    0.1 * sqrt(0.19) / 0.36 * 0.08 / (sqrt(0.76) + 0.5),
-                ),
-                (
-                    0.1 * sqrt(0.271) / 0.488 * 0.508 / (sqrt(0.916) + 0.5),
-                    0.1 * sqrt(0.271) / 0.488 * 0.864 / (sqrt(2.284) + 0.5),
-                ),
-            ),
-        ),
+        worked=Worked(path(START, *_ADAM_HAT)),
     ),
     Case(
         "amsgrad",
@@ -646,7 +681,9 @@ _MOMENTS = [
                 (0.1 * 0.2 / (sqrt(0.1) + 0.5), 0.1 * -0.4 / (sqrt(0.4) + 0.5)),
                 (0.1 * 0.76 / (sqrt(0.99) + 0.5), 0.1 * 0.08 / (sqrt(0.76) + 0.5)),
                 (0.1 * 0.508 / (sqrt(0.99) + 0.5), 0.1 * 0.864 / (sqrt(2.284) + 0.5)),
+                (0.1 * 0.5064 / (sqrt(0.99) + 0.5), 0.1 * 0.8912 / (sqrt(2.284) + 0.5)),
             ),
+            gradients=_FOUR,
         ),
     ),
     Case(
@@ -655,15 +692,7 @@ _MOMENTS = [
         _ADAM_SETTINGS,
         convention="torch",
         torch=_AMSGRAD,
-        worked=Worked(
-            # as Adam, with v_max for v
-            path(
-                START,
-                _ADAM[0],
-                _ADAM[1],
-                (0.1 * (0.508 / 0.488) / (sqrt(0.99 / 0.271) + 0.5), _ADAM[2][1]),
-            ),
-        ),
+        worked=Worked(path(START, *_AMSGRAD_STEPS), gradients=_FOUR),
     ),
     Case(
         "amsgrad-keras",
@@ -673,19 +702,15 @@ _MOMENTS = [
         worked=Worked(
             path(
                 START,
+                _ADAM_HAT[0],
+                _ADAM_HAT[1],
+                (0.1 * sqrt(0.271) / 0.488 * 0.508 / (sqrt(0.99) + 0.5), _ADAM_HAT[2][1]),
                 (
-                    0.1 * sqrt(0.1) / 0.2 * 0.2 / (sqrt(0.1) + 0.5),
-                    0.1 * sqrt(0.1) / 0.2 * -0.4 / (sqrt(0.4) + 0.5),
-                ),
-                (
-                    0.1 * sqrt(0.19) / 0.36 * 0.76 / (sqrt(0.99) + 0.5),
-                    0.1 * sqrt(0.19) / 0.36 * 0.08 / (sqrt(0.76) + 0.5),
-                ),
-                (
-                    0.1 * sqrt(0.271) / 0.488 * 0.508 / (sqrt(0.99) + 0.5),
-                    0.1 * sqrt(0.271) / 0.488 * 0.864 / (sqrt(2.284) + 0.5),
+                    0.1 * sqrt(0.3439) / 0.5904 * 0.5064 / (sqrt(0.99) + 0.5),
+                    0.1 * sqrt(0.3439) / 0.5904 * 0.8912 / (sqrt(2.284) + 0.5),
                 ),
             ),
+            gradients=_FOUR,
         ),
     ),
     Case(
@@ -745,29 +770,7 @@ _MOMENTS = [
             ),
         ),
     ),
-    Case(
-        "nadam",
-        rules.nadam,
-        _ADAM_SETTINGS,
-        worked=Worked(
-            # lr (beta1 m_hat + (1 - beta1) g / (1 - beta1^t)) / (sqrt(v_hat) + eps)
-            path(
-                START,
-                (
-                    0.1 * (0.8 * 0.2 / 0.2 + 0.2 * 1 / 0.2) / (sqrt(0.1 / 0.1) + 0.5),
-                    0.1 * (0.8 * -0.4 / 0.2 + 0.2 * -2 / 0.2) / (sqrt(0.4 / 0.1) + 0.5),
-                ),
-                (
-                    0.1 * (0.8 * 0.76 / 0.36 + 0.2 * 3 / 0.36) / (sqrt(0.99 / 0.19) + 0.5),
-                    0.1 * (0.8 * 0.08 / 0.36 + 0.2 * 2 / 0.36) / (sqrt(0.76 / 0.19) + 0.5),
-                ),
-                (
-                    0.1 * (0.8 * 0.508 / 0.488 + 0.2 * -0.5 / 0.488) / (sqrt(0.916 / 0.271) + 0.5),
-                    0.1 * (0.8 * 0.864 / 0.488 + 0.2 * 4 / 0.488) / (sqrt(2.284 / 0.271) + 0.5),
-                ),
-            ),
-        ),
-    ),
+    Case("nadam", rules.nadam, _ADAM_SETTINGS, worked=Worked(path(START, *_NADAM))),
     Case(
         "nadam-torch",
         rules.nadam,
@@ -862,10 +865,14 @@ _MOMENTS = [
     ),
 ]
 
-# AdamW: theta (1 - lr weight_decay) - Adam's step, with lr weight_decay = 0.1 * 0.2 = 0.02.
+# Decoupled decay: theta (1 - lr weight_decay) - the step, with lr weight_decay = 0.1 * 0.2 = 0.02.
 _ADAMW1 = 0.98 * np.array(START) - _ADAM[0]
 _ADAMW2 = 0.98 * _ADAMW1 - _ADAM[1]
 _ADAMW3 = 0.98 * _ADAMW2 - _ADAM[2]
+_AMSGRADW3 = 0.98 * _ADAMW2 - _AMSGRAD_STEPS[2]
+_AMSGRADW4 = 0.98 * _AMSGRADW3 - _AMSGRAD_STEPS[3]
+_NADAMW1 = 0.98 * np.array(START) - _NADAM[0]
+_NADAMW2 = 0.98 * _NADAMW1 - _NADAM[1]
 
 # L2 with SGD, lr 0.1 and weight_decay 0.5; decoupled it is the same for SGD:
 #   1 - 0.1 (1 + 0.5 * 1) = 0.85                 -2 - 0.1 (-2 + 0.5 * -2) = -1.7
@@ -949,10 +956,20 @@ _CHAINS = [
         _ADAM_SETTINGS | {"weight_decay": 0.5},
         torch=Twin("Adam"),
         worked=Worked(
-            # The first gradient is (1 + 0.5 * 1, -2 + 0.5 * -2) = (1.5, -3); the bias corrected
+            # The first gradient is (1 + 0.5 * 1, -3.5 + 0.5 * -2) = (1.5, -4.5); the bias corrected
             # averages of one gradient are itself and its square.
-            path(START, (0.1 * 1.5 / (1.5 + 0.5), 0.1 * -3 / (3 + 0.5))),
-            gradients=GRADIENTS[:1],
+            #   theta1 = (1 - 0.1 * 1.5 / 2, -2 + 0.1 * 4.5 / 5)      = (0.925, -1.91 )
+            #   g2 = (3 + 0.5 * 0.925, 2 + 0.5 * -1.91)               = (3.4625,  1.045)
+            #   m2 = 0.8 * 0.2 * (1.5, -4.5) + 0.2 * (3.4625, 1.045)  = (0.9325, -0.511)
+            path(
+                START,
+                (0.075, -0.09),
+                (
+                    0.1 * (0.9325 / 0.36) / (sqrt((0.09 * 1.5**2 + 0.1 * 3.4625**2) / 0.19) + 0.5),
+                    0.1 * (-0.511 / 0.36) / (sqrt((0.09 * 4.5**2 + 0.1 * 1.045**2) / 0.19) + 0.5),
+                ),
+            ),
+            gradients=((1, -3.5), (3, 2)),
         ),
     ),
     Case(
@@ -960,9 +977,22 @@ _CHAINS = [
         chain(rules.l2, rules.adam, rules.decay),
         _ADAM_SETTINGS | {"l2_weight_decay": 0.5, "decay_weight_decay": 0.2},
         worked=Worked(
-            # the same, and every weight shrinks by 0.1 * 0.2 as well
-            ((1 - 0.02 * 1 - 0.1 * 1.5 / (1.5 + 0.5), -2 - 0.02 * -2 - 0.1 * -3 / (3 + 0.5)),),
-            gradients=GRADIENTS[:1],
+            # The same, and every weight shrinks by 0.1 * 0.2 = 0.02 of itself as well.
+            #   theta1 = (0.925 - 0.02, -1.91 + 0.04)                 = (0.905,  -1.87 )
+            #   g2 = (3 + 0.5 * 0.905, 2 + 0.5 * -1.87)               = (3.4525,  1.065)
+            #   m2 = 0.8 * 0.2 * (1.5, -4.5) + 0.2 * (3.4525, 1.065)  = (0.9305, -0.507)
+            (
+                (0.905, -1.87),
+                (
+                    0.98 * 0.905
+                    - 0.1
+                    * (0.9305 / 0.36)
+                    / (sqrt((0.09 * 1.5**2 + 0.1 * 3.4525**2) / 0.19) + 0.5),
+                    0.98 * -1.87
+                    - 0.1 * (-0.507 / 0.36) / (sqrt((0.09 * 4.5**2 + 0.1 * 1.065**2) / 0.19) + 0.5),
+                ),
+            ),
+            gradients=((1, -3.5), (3, 2)),
         ),
     ),
     Case(
@@ -989,36 +1019,14 @@ _CHAINS = [
         _ADAM_SETTINGS | {"weight_decay": 0.2},
         convention="torch",
         torch=Twin("AdamW", fixed={"amsgrad": True}),
-        worked=Worked(
-            (
-                _ADAMW1,
-                _ADAMW2,
-                (
-                    0.98 * _ADAMW2[0] - 0.1 * (0.508 / 0.488) / (sqrt(0.99 / 0.271) + 0.5),
-                    _ADAMW3[1],
-                ),
-            ),
-        ),
+        worked=Worked((_ADAMW1, _ADAMW2, _AMSGRADW3, _AMSGRADW4), gradients=_FOUR),
     ),
     Case(
         "nadam-decay",
         chain(rules.nadam, rules.decay),
         _ADAM_SETTINGS | {"weight_decay": 0.2},
         torch=Twin("NAdam", fixed={"decoupled_weight_decay": True}),
-        worked=Worked(
-            # NAdam's first step and the decay 0.02 theta
-            (
-                (
-                    1
-                    - 0.02 * 1
-                    - 0.1 * (0.8 * 0.2 / 0.2 + 0.2 * 1 / 0.2) / (sqrt(0.1 / 0.1) + 0.5),
-                    -2
-                    - 0.02 * -2
-                    - 0.1 * (0.8 * -0.4 / 0.2 + 0.2 * -2 / 0.2) / (sqrt(0.4 / 0.1) + 0.5),
-                ),
-            ),
-            gradients=GRADIENTS[:1],
-        ),
+        worked=Worked((_NADAMW1, _NADAMW2), gradients=GRADIENTS[:2]),
     ),
 ]
 

@@ -1,110 +1,64 @@
-"""Thalweg: gradient-descent optimizers, each written once, and a lab that says which to use."""
+"""Thalweg: gradient-descent optimizers, each written once, and a lab that says which to use.
+
+Every rule and stage is here by name (`thalweg.adam`, `thalweg.l2`), and every rule's torch class by
+its title (`thalweg.Adam`).
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from thalweg import rules
 from thalweg.errors import UsageError, unknown
+from thalweg.rules import Rule, chain, flag, hyper, rule, stage, state
 
 if TYPE_CHECKING:
     # The drop-in classes have torch's signatures, so this is what they are to a type checker.
-    from torch.optim import (
-        SGD,
-        Adadelta,
-        Adagrad,
-        Adam,
-        Adamax,
-        AdamW,
-        NAdam,
-        RMSprop,
-    )
+    from torch.optim import SGD as SGD
+    from torch.optim import Adadelta as Adadelta
+    from torch.optim import Adagrad as Adagrad
+    from torch.optim import Adam as Adam
+    from torch.optim import Adamax as Adamax
+    from torch.optim import AdamW as AdamW
+    from torch.optim import NAdam as NAdam
+    from torch.optim import RMSprop as RMSprop
 
-    from thalweg import rules
-    from thalweg.optim import NAG, QHM, AggMo, AMSGrad, Momentum, Optimizer, QHAdam
-    from thalweg.rules import (
-        adadelta,
-        adagrad,
-        adam,
-        adamax,
-        adamw,
-        aggmo,
-        amsgrad,
-        chain,
-        decay,
-        flag,
-        hyper,
-        l2,
-        momentum,
-        nadam,
-        nag,
-        noise,
-        qhadam,
-        qhm,
-        rmsprop,
-        rule,
-        sgd,
-        stage,
-        state,
-    )
-    from thalweg.tasks import Data, Task
-    from thalweg.training import Epoch, train
+    from thalweg.optim import Optimizer as Optimizer
+    from thalweg.tasks import Data as Data
+    from thalweg.tasks import Task as Task
+    from thalweg.training import Epoch as Epoch
+    from thalweg.training import train as train
 
 __version__ = "0.1.0"
 
-_FROM = {
-    "thalweg.training": ("Epoch", "train"),
-    "thalweg.tasks": ("Data", "Task"),
-    "thalweg.optim": (
-        "AMSGrad",
-        "Adadelta",
-        "Adagrad",
-        "Adam",
-        "AdamW",
-        "Adamax",
-        "AggMo",
-        "Momentum",
-        "NAG",
-        "NAdam",
-        "Optimizer",
-        "QHAdam",
-        "QHM",
-        "RMSprop",
-        "SGD",
-    ),
-    "thalweg.rules": (
-        "adadelta",
-        "adagrad",
-        "adam",
-        "adamax",
-        "adamw",
-        "aggmo",
-        "amsgrad",
-        "chain",
-        "decay",
-        "flag",
-        "hyper",
-        "l2",
-        "momentum",
-        "nadam",
-        "nag",
-        "noise",
-        "qhadam",
-        "qhm",
-        "rmsprop",
-        "rule",
-        "sgd",
-        "stage",
-        "state",
-    ),
+# Imported when they are first used: torch alone takes more than a second.
+_LATER = {
+    "Data": "thalweg.tasks",
+    "Epoch": "thalweg.training",
+    "Optimizer": "thalweg.optim",
+    "Task": "thalweg.tasks",
+    "train": "thalweg.training",
+    **{r.title: "thalweg.optim" for r in rules.OPTIMIZERS.values()},
 }
-_HOME = {name: module for module, names in _FROM.items() for name in names}
 
-__all__ = ["UsageError", "rules", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "Rule",
+    "UsageError",
+    "chain",
+    "flag",
+    "hyper",
+    "rule",
+    "rules",
+    "stage",
+    "state",
+    *_LATER,
+    *rules.OPTIMIZERS,
+    *rules.STAGES,
+]
 
 
 def __getattr__(name: str) -> Any:
-    # Nothing heavy is imported before it is used; torch alone takes more than a second.
-    if name == "rules":
-        return import_module("thalweg.rules")
-    if name not in _HOME:
-        raise AttributeError(str(unknown("name in thalweg", name, __all__)))
-    return getattr(import_module(_HOME[name]), name)
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    if name in rules.OPTIMIZERS or name in rules.STAGES:
+        return getattr(rules, name)
+    raise AttributeError(str(unknown("name in thalweg", name, __all__)))

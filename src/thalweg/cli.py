@@ -42,8 +42,9 @@ def compare(
             metavar="LIST",
         ),
     ] = "all",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; else the task's own")]
-    = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data; else the task's own")
+    ] = None,
     batch_size: Annotated[
         str | None,
         typer.Option(help="Samples per step, or 'full' for batch descent", metavar="N|full"),
@@ -155,7 +156,9 @@ def list_(
     from thalweg import rules, tasks
 
     lines: dict[str, dict[str, str]] = {
-        "optimizers": {n: f"{r.title}: {r.doc.splitlines()[0]}" for n, r in rules.OPTIMIZERS.items()},
+        "optimizers": {
+            n: f"{r.title}: {r.doc.splitlines()[0]}" for n, r in rules.OPTIMIZERS.items()
+        },
         "stages": {n: r.doc.splitlines()[0] for n, r in rules.STAGES.items()},
         "tasks": tasks.TASKS,
     }

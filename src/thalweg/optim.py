@@ -142,20 +142,21 @@ class Optimizer(torch.optim.Optimizer):
                 "step(closure) with a function that clears the gradients, computes the loss, "
                 "calls backward() and returns the loss."
             )
-        moved: list[tuple[list[Tensor], list[Tensor]]] = []
+        moved: list[tuple[Tensor, Tensor]] = []
         for group, c in zip(self.param_groups, compiled, strict=True):
             if c.program.at is not None:
                 for batch in self._batches(group, c, with_gradient=False):
                     theta = batch.buffers["theta"]
                     points = eager.gradient_points(c.program, batch.scalars(c)[0], batch.buffers)
-                    moved.append((theta, [p.clone() for p in theta]))
-                    torch._foreach_copy_(theta, points)
+                    moved += [(p, p.clone()) for p in theta]
+                    for p, point in zip(theta, points, strict=True):
+                        p.copy_(point)
         try:
             with torch.enable_grad():
                 return closure()
         finally:
-            for theta, before in moved:
-                torch._foreach_copy_(theta, before)
+            for p, before in moved:
+                p.copy_(before)
 
     def _batches(self, group: Group, c: "_Compiled", *, with_gradient: bool) -> list["_Batch"]:
         """The group's parameters, together where they have taken equally many steps."""
@@ -302,9 +303,7 @@ def _adam(group: Group) -> Rule:
 _MIRRORS: Mapping[str, _Mirror] = {
     "SGD": _Mirror(_sgd, {"gamma": "momentum"}, {"v": "momentum_buffer"}),
     "Adagrad": _Mirror(lambda group: rules.adagrad, states={"G": "sum"}),
-    "Adadelta": _Mirror(
-        lambda group: rules.adadelta, states={"E": "square_avg", "D": "acc_delta"}
-    ),
+    "Adadelta": _Mirror(lambda group: rules.adadelta, states={"E": "square_avg", "D": "acc_delta"}),
     "RMSprop": _Mirror(
         lambda group: rules.rmsprop,
         {"rho": "alpha"},
@@ -345,9 +344,7 @@ class _Mirrored(Optimizer):
 
     def _settings_of(self, group: Group, rule: Rule) -> dict[str, Setting]:
         found = {
-            name: value
-            for name, value in rule.by_convention("torch").items()
-            if name in rule.flags
+            name: value for name, value in rule.by_convention("torch").items() if name in rule.flags
         }
         for name in (*rule.hypers, *rule.flags):
             at = self.mirror.settings.get(name, name)
@@ -382,7 +379,7 @@ def _mirrored(name: str, mirror: _Mirror) -> type[Optimizer]:
 def _derived(rule: Rule) -> type[Optimizer]:
     """The class of a rule that torch does not have; its arguments are the rule's settings."""
 
-    def __init__(
+    def __init__(  # noqa: N807
         self: Optimizer,
         params: Iterable[Any],
         lr: float | None = None,

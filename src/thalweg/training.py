@@ -1,5 +1,9 @@
 """One training loop for batch, stochastic and mini-batch descent."""
 
+# torch leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 from thalweg.errors import UsageError
 from thalweg.tasks.task import Data, Task
 
-__all__ = ["Diverged", "Epoch", "train"]
+__all__ = ["DivergenceError", "Epoch", "train"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Epoch:
     seconds: float
 
 
-class Diverged(ArithmeticError):
+class DivergenceError(ArithmeticError):
     """The loss or the metric is no longer a finite number."""
 
 
@@ -62,12 +66,13 @@ def train(
         data: the task's data, where they are loaded already.
 
     Raises:
-        Diverged: a loss or the metric is NaN or infinite; found at the end of an epoch.
+        DivergenceError: a loss or the metric is NaN or infinite; found at the end of an epoch.
         UsageError: a number of epochs or samples below 1.
     """
     epochs = task.epochs if epochs is None else epochs
     x, y = (data := data or task.data()).train
-    size = len(x) if batch_size == "full" else batch_size or task.batch_size
+    size = task.batch_size if batch_size is None else batch_size
+    size = len(x) if size == "full" else size
     for name, value in (("epochs", epochs), ("batch_size", size)):
         if value < 1:
             raise UsageError(f"{name} is {value}, but must be at least 1.")
@@ -75,32 +80,38 @@ def train(
     order = torch.Generator().manual_seed(seed)
     model = task.model()
     descent = optimizer(model.parameters())
+    batch = torch.empty(0, dtype=torch.int64)
+    losses: list[Tensor] = []
+
+    def closure() -> Tensor:
+        descent.zero_grad()
+        loss = task.loss(model(x.index_select(0, batch)), y.index_select(0, batch))
+        loss.backward()
+        losses.append(loss.detach())
+        return loss
+
     seconds, steps = 0.0, 0
     for epoch in range(1, epochs + 1):
         model.train()
-        losses: list[Tensor] = []
+        losses.clear()
         batches = torch.randperm(len(x), generator=order).split(size)
         started = perf_counter()
-        for batch in batches:
-
-            def closure(batch: Tensor = batch) -> Tensor:
-                descent.zero_grad()
-                loss = task.loss(model(x.index_select(0, batch)), y.index_select(0, batch))
-                loss.backward()
-                losses.append(loss.detach())
-                return loss
-
+        for batch in batches:  # noqa: B007  (the closure reads it)
             descent.step(closure)  # pyright: ignore
         seconds += perf_counter() - started
         history = torch.stack(losses).double()
         if not history.isfinite().all():
             first = steps + int(history.isfinite().logical_not().nonzero()[0]) + 1
-            raise Diverged(f"the training loss was {history[first - steps - 1]:g} at step {first}")
+            raise DivergenceError(
+                f"the training loss was {history[first - steps - 1]:g} at step {first}"
+            )
         steps += len(batches)
         weights = torch.tensor([len(b) for b in batches], dtype=torch.float64)
         validation_loss, metric = evaluate(task, model, data.validation)
         if not math.isfinite(metric):
-            raise Diverged(f"the metric ({task.metric_name}) was {metric:g} after epoch {epoch}")
+            raise DivergenceError(
+                f"the metric ({task.metric_name}) was {metric:g} after epoch {epoch}"
+            )
         train_loss = float(history @ weights / weights.sum())
         yield Epoch(epoch, steps, train_loss, validation_loss, metric, seconds)
 

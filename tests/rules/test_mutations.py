@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from cases import CASES, Case
 
+from cases import CASES, Case
 from thalweg.rules import reference
 from thalweg.rules.rule import Trace
 from thalweg.rules.vocabulary import Expr, node, normal, symbol, walk
@@ -26,6 +26,12 @@ COUNTERPART = {
     "pow": "mul",
     "maximum": "minimum",
     "minimum": "maximum",
+}
+
+# Mutants that are the same rule after all.
+EQUIVALENT = {
+    # The sign of RMSprop's mean of gradients, which enters only as its square.
+    "operation of add(mul(rho, mean), mul(sub(1.0, rho), g))",
 }
 
 
@@ -139,10 +145,9 @@ GRAPHS = graphs()
 def test_every_mutant_is_caught(trace: Trace) -> None:
     cases = GRAPHS[trace]
     assert all(agrees(case, rebuilt(trace, unchanged)) for case in cases)
-    survivors = [
-        what for what, mutant in mutants(trace) if all(agrees(case, mutant) for case in cases)
-    ]
-    assert survivors == []
+    made = dict(mutants(trace))
+    survivors = {what for what, mutant in made.items() if all(agrees(c, mutant) for c in cases)}
+    assert survivors == EQUIVALENT & made.keys()
 
 
 def test_there_are_mutants_of_every_kind() -> None:

@@ -11,7 +11,7 @@ from thalweg.errors import UsageError, unknown
 __all__ = ["BACKENDS", "checked", "step"]
 
 BACKENDS = ("auto", "numba", "eager")
-"""`numba`: one compiled pass over memory; `eager`: torch's operations; `auto`: the first that can."""
+"""`numba`: a compiled pass over memory; `eager`: torch's operations; `auto`: the first that can."""
 
 
 def checked(backend: str) -> str:

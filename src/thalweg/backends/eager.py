@@ -4,6 +4,12 @@ It takes whatever torch takes. Products and sums are matched to the multiply-add
 and a buffer whose value is not needed again is overwritten.
 """
 
+# torch's operations on lists of tensors are those of its own optimizers, and are not typed.
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: reportAssignmentType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false
+
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +116,9 @@ class _Code:
             values[i.target] = i.call(*operands)
         return {
             # A new value that is another buffer's old one must survive that buffer's own change.
-            name: [x.clone() for x in values[e]] if e.op == "symbol" and e.name != name else values[e]
+            name: [x.clone() for x in values[e]]
+            if e.op == "symbol" and e.name != name
+            else values[e]
             for name, e in self.outputs.items()
         }
 
@@ -162,7 +170,9 @@ def _each(function: Callable[..., Tensor]) -> Callable[..., Tensors]:
     return call
 
 
-def _reflected(lists: Callable[..., Tensors], function: Callable[..., Tensor]) -> Callable[..., Tensors]:
+def _reflected(
+    lists: Callable[..., Tensors], function: Callable[..., Tensor]
+) -> Callable[..., Tensors]:
     """torch's operation on lists, which wants one first; else one tensor after the other."""
     each = _each(function)
     return lambda x, y: lists(x, y) if isinstance(x, list) else each(x, y)

@@ -97,5 +97,3 @@ def _processor() -> str:
         lines = ()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
-
-

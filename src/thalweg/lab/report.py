@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 from thalweg.lab.study import Result, Study
 from thalweg.lab.summary import Summary, summarize
@@ -38,7 +38,7 @@ def write_report(study: Study, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -178,7 +178,7 @@ def _render(study: Study) -> str:
         digits=_digits,
         places=_places,
         setting=_setting,
-        plotly=Markup(plotly.replace("</script", "<\\/script")),
+        plotly=plotly.replace("</script", "<\\/script"),
     )
 
 

@@ -78,7 +78,7 @@ def _carried_out(
     run: Run, plan: Plan, task: Any, data: Any, send: Callable[[Message], None]
 ) -> Result:
     from thalweg.optim import Optimizer
-    from thalweg.training import Diverged, train
+    from thalweg.training import DivergenceError, train
 
     rule = plan.rule(run)
     settings = rule.settings(plan.convention)
@@ -96,7 +96,7 @@ def _carried_out(
         ):
             epochs.append(epoch)
             send(Progress(run, epoch))
-    except Diverged as error:
+    except DivergenceError as error:
         status, reason = "diverged", str(error)
     except Exception as error:
         # Whatever a user's task does wrong is that run's result; the others go on.

@@ -45,6 +45,8 @@ def normal(array: Any, index: Any, *, seed: int, t: int, stream: int) -> Any:
     """
     zero = index * 0
     bits = philox(index & _LOW, (index >> 32) & _LOW, zero + t, zero + stream, seed & _LOW, 0)
-    # The first is in (0, 1], so that its logarithm is finite.
-    first, second = (bits[0] + 1) / 2.0**32, bits[1] / 2.0**32
+    # torch divides whole numbers in its default dtype, so they are made float64 first. The first
+    # is in (0, 1], so that its logarithm is finite.
+    first, second = (array.asarray(b, dtype=array.float64) for b in (bits[0] + 1, bits[1]))
+    first, second = first / 2.0**32, second / 2.0**32
     return array.sqrt(-2 * array.log(first)) * array.cos(6.283185307179586 * second)

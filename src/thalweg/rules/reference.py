@@ -5,7 +5,7 @@ fast.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,26 +93,31 @@ def step(rule: Rule, params: Any, grads: Any, state: Any, settings: Settings) ->
             needed and `grads` is none.
     """
     if not isinstance(params, Mapping):
+
+        def named_grads(p: Mapping[str, Any]) -> Any:
+            return {"": grads(p[""])}
+
         new, state = step(
             rule,
             {"": params},
-            (lambda p: {"": grads(p[""])}) if callable(grads) else {"": grads},
+            named_grads if callable(grads) else {"": grads},
             None if state is None else _mapped(state, lambda v: {"": v}),
             settings,
         )
         return new[""], _mapped(state, lambda v: v[""])
-    arrays = {name: _floating(p) for name, p in params.items()}
+    named = cast(Mapping[str, Any], params)
+    arrays = {name: _floating(p) for name, p in named.items()}
     trace = rule.trace(settings)
     numbers = inputs(settings)
-    if state is None:
-        state = {"t": 0} | {
-            s.name: {name: _initial(s, p, numbers) for name, p in arrays.items()}
-            for s in trace.declared.values()
-        }
-    numbers["t"] = state["t"] + 1
+    old: dict[str, Any] = {"t": 0} | {
+        s.name: {name: _initial(s, p, numbers) for name, p in arrays.items()}
+        for s in trace.declared.values()
+    }
+    if state is not None:
+        old = state
+    numbers["t"] = old["t"] + 1
     held = {
-        name: {"theta": p} | {s: state[s][name] for s in trace.declared}
-        for name, p in arrays.items()
+        name: {"theta": p} | {s: old[s][name] for s in trace.declared} for name, p in arrays.items()
     }
     at = arrays
     if trace.gradient_at is not None:

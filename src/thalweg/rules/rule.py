@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from thalweg.errors import UsageError, unknown
 from thalweg.rules.vocabulary import Expr, const, symbol, walk
@@ -400,9 +400,7 @@ class Rule:
             UsageError: an unknown name or convention, or a value out of range.
         """
         defaults = {name: h.default for name, h in (*self.hypers.items(), *self.flags.items())}
-        chosen = (
-            defaults | self.by_convention(convention) | dict(self.given) | self._checked(given)
-        )
+        chosen = defaults | self.by_convention(convention) | dict(self.given) | self._checked(given)
         return Settings(
             hypers={name: _as_hyper(chosen[name]) for name in self.hypers},
             flags={name: _as_flag(chosen[name]) for name in self.flags},
@@ -466,18 +464,22 @@ def _trace(
             arguments[s.name] = symbols if s.each is not None else symbols[0]
             declared |= {o.name: o for o in own}
             olds.append(own)
+        result: Any
         result, variables = _call(link.function, {link.incoming: flowing, **arguments})
-        outgoing, *news = result if isinstance(result, tuple) else (result,)
-        point = news.pop().point if news and isinstance(news[-1], GradientAt) else None
+        returned = cast("list[Any]", [*result] if isinstance(result, tuple) else [result])
+        outgoing: Expr = returned[0]
+        news = returned[1:]
+        point: Expr | None = None
+        if news and isinstance(news[-1], GradientAt):
+            point = news.pop().point
         if len(news) != len(olds):
             raise TypeError(
                 f"{link.name} returned {len(news)} new states, but its signature declares "
                 f"{len(olds)} ({', '.join(s.name for s in link.states)})"
             )
         for own, new in zip(olds, news, strict=True):
-            states |= dict(
-                zip((o.name for o in own), new if isinstance(new, tuple) else (new,), strict=True)
-            )
+            values = cast("tuple[Expr, ...]", new if isinstance(new, tuple) else (new,))
+            states |= {o.name: value for o, value in zip(own, values, strict=True)}
         changed = {
             n: v
             for n, v in variables.items()
