@@ -130,14 +130,15 @@ def drawn(h: Hyper, rng: np.random.Generator) -> Setting:
     def logarithmic(low: float, high: float) -> float:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
-    low, high = h.search or (1e-3, 1.0)
+    # A weight of the past is drawn in 1 - beta, as it is searched.
+    low, high = h.search or ((0.0, 0.999) if h.interval == "[0, 1)" else (1e-3, 1.0))
     if h.integer:
         return int(rng.integers(0, 1000))
     match h.interval:
         case "[0, 1)" if isinstance(h.default, tuple):
-            return tuple(1 - logarithmic(1e-3, 1.0) for _ in range(rng.integers(1, 5)))
+            return tuple(1 - logarithmic(1 - high, 1 - low) for _ in range(rng.integers(1, 5)))
         case "[0, 1)":
-            return 1 - logarithmic(low, high)
+            return 1 - logarithmic(1 - high, 1 - low)
         case "[0, 1]":
             return float(rng.uniform())
         case "(0, inf)":

@@ -1,9 +1,11 @@
 """The command line: thin; nothing in it that the library cannot do."""
 
+import shlex
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 from thalweg.errors import UsageError, unknown
 
@@ -14,9 +16,6 @@ except ImportError as error:
         f"thalweg: {error.name} is missing, which the command needs and the library does not. "
         'Install it with: pip install "thalweg[lab]"'
     ) from error
-
-if TYPE_CHECKING:
-    from thalweg.lab.store import Store
 
 __all__ = ["main"]
 
@@ -71,29 +70,57 @@ def compare(
     """Train a task with each optimizer, and say which is best and when it is a tie."""
     from thalweg.lab import comparison
     from thalweg.lab.display import Display, print_summary
-    from thalweg.lab.store import Store
+    from thalweg.lab.plan import Plan
+    from thalweg.lab.pool import Pool
+    from thalweg.lab.store import Store, check_unused
     from thalweg.lab.summary import summarize
+    from thalweg.rules import OPTIMIZERS
 
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs is {jobs}, but must be at least 1.")
-    jobs = jobs or comparison.cores()
-    if resume is not None:
-        store = Store.open(resume)
-    else:
-        store = _started(task, optimizers, epochs, batch_size, seeds, lr, convention, target, out)
-    try:
-        with Display(store.study(), jobs) as display:
-            study = comparison.carry_out(store, jobs, display)
-    except KeyboardInterrupt:
-        done = len(store.study().results)
-        typer.echo(
-            f"\nStopped. {done} finished runs are kept in {store.folder}. Go on with:\n"
-            f"  thalweg compare --resume {store.folder}",
-            err=True,
+    for name, value in (("jobs", jobs), ("epochs", epochs), ("seeds", seeds)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}, but must be at least 1.")
+    size = _batch_size(batch_size)
+    names = OPTIMIZERS if optimizers == "all" else [n.strip() for n in optimizers.split(",")]
+    store = None if resume is None else Store.open(resume)
+    if store is None:
+        plan = Plan(
+            task=task,
+            optimizers=tuple(dict.fromkeys(names)),
+            convention=convention,
+            lr=lr,
+            epochs=epochs or 1,
+            batch_size=size or 1,
+            seeds=tuple(range(seeds)),
+            target=target,
         )
-        raise typer.Exit(130) from None
-    finally:
-        store.close()
+        plan.check()
+        if out is not None:
+            check_unused(out)
+    else:
+        plan = store.study().plan
+    count = min(jobs or comparison.cores(), len(list(plan.runs())))
+    with Pool(plan.task, count) as pool:
+        if store is None:
+            facts = pool.facts()
+            plan = replace(
+                plan,
+                epochs=epochs or facts.epochs,
+                batch_size=size or facts.batch_size,
+                target=facts.target if target is None else target,
+            )
+            now = datetime.now(timezone.utc).astimezone()
+            folder = out or Path("thalweg-runs") / f"{facts.name}-{now:%Y%m%d-%H%M%S}"
+            store = Store.create(folder, plan, facts, comparison.environment())
+        try:
+            with Display(store.study()) as display:
+                study = comparison.carry_out(store, pool, display)
+        except KeyboardInterrupt:
+            typer.echo(
+                f"\nStopped. {len(store.study().results)} finished runs are kept. Go on with:\n"
+                f"  thalweg compare --resume {shlex.quote(str(store.folder))}",
+                err=True,
+            )
+            raise typer.Exit(130) from None
     summary = summarize(study)
     print_summary(study, summary)
     typer.echo(f"\nReport: {store.folder / 'report.html'}")
@@ -101,45 +128,9 @@ def compare(
         raise typer.Exit(1)
 
 
-def _started(
-    task: str,
-    optimizers: str,
-    epochs: int | None,
-    batch_size: str | None,
-    seeds: int,
-    lr: float | None,
-    convention: str,
-    target: float | None,
-    out: Path | None,
-) -> "Store":
-    from thalweg import tasks
-    from thalweg.lab import comparison
-    from thalweg.lab.plan import Plan
-    from thalweg.rules import OPTIMIZERS
-
-    names = OPTIMIZERS if optimizers == "all" else dict.fromkeys(optimizers.split(","))
-    for name, value in (("epochs", epochs), ("seeds", seeds)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is {value}, but must be at least 1.")
-    loaded = tasks.load(task)
-    plan = Plan(
-        task=task,
-        optimizers=tuple(n.strip() for n in names),
-        convention=convention,
-        lr=lr,
-        epochs=epochs or loaded.epochs,
-        batch_size=_batch_size(batch_size) or loaded.batch_size,
-        seeds=tuple(range(seeds)),
-        target=loaded.target if target is None else target,
-    )
-    now = datetime.now(timezone.utc).astimezone()
-    folder = out or Path("thalweg-runs") / f"{loaded.name}-{now:%Y%m%d-%H%M%S}"
-    return comparison.start(plan, folder)
-
-
-def _batch_size(text: str | None) -> "int | None":
+def _batch_size(text: str | None) -> int | Literal["full"] | None:
     if text is None or text == "full":
-        return text  # pyright: ignore
+        return text
     if not text.isdigit() or int(text) < 1:
         raise UsageError(
             f"batch-size is {text!r}, but must be a whole number from 1, or 'full' for all "

@@ -1,13 +1,16 @@
 """Rules as `torch.optim` optimizers: one adapter, and the classes made with it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
+from operator import is_
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
+from torch.optim import optimizer  # pyright: ignore
 
 from thalweg import backends, rules
 from thalweg.backends import eager
@@ -61,6 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         self.rule = rule
         self.backend = backends.checked(backend)
         self._compiled: dict[int, _Compiled] = {}
+        self._gathering: dict[int, _Gathering] = {}
         super().__init__(params, defaults)
 
     # What a class that mirrors one of torch's answers differently:
@@ -81,6 +85,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._compiled = {}
+        self._gathering = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
@@ -105,7 +110,27 @@ class Optimizer(torch.optim.Optimizer):
             self._compiled[id(group)] = known
         return known
 
-    @torch.no_grad()
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `step` for hooks and the profiler, as torch does, but only while there are any.
+
+        torch's wrapper takes longer than the step of a small network.
+        """
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @wraps(func)
+        def wrapper(self: "Optimizer", *args: Any, **kwargs: Any) -> Any:
+            plain = not (
+                self._optimizer_step_pre_hooks
+                or self._optimizer_step_post_hooks
+                or optimizer._global_optimizer_pre_hooks  # pyright: ignore
+                or optimizer._global_optimizer_post_hooks  # pyright: ignore
+                or profiler._is_profiler_enabled  # pyright: ignore
+            )
+            return (func if plain else hooked)(self, *args, **kwargs)
+
+        return wrapper
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
         """Take one step.
 
@@ -127,12 +152,11 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group, c in zip(self.param_groups, compiled, strict=True):
-            for batch in self._batches(group, c, with_gradient=True):
-                numbers, scalars = batch.scalars(c)
-                backends.step(c.program, numbers, batch.buffers, batch.streams, self.backend)
-                batch.advance({self._state_key(name): new for name, new in scalars.items()})
+            for batch in self._batches(group, c):
+                batch.step(c.numbers)
         return loss
 
+    @torch.no_grad()
     def _loss_at_gradient_points(
         self, compiled: list["_Compiled"], closure: Callable[[], Any] | None
     ) -> Any:
@@ -145,11 +169,10 @@ class Optimizer(torch.optim.Optimizer):
         moved: list[tuple[Tensor, Tensor]] = []
         for group, c in zip(self.param_groups, compiled, strict=True):
             if c.program.at is not None:
-                for batch in self._batches(group, c, with_gradient=False):
-                    theta = batch.buffers["theta"]
-                    points = eager.gradient_points(c.program, batch.scalars(c)[0], batch.buffers)
-                    moved += [(p, p.clone()) for p in theta]
-                    for p, point in zip(theta, points, strict=True):
+                for batch in self._gathered(group, c, [p.requires_grad for p in group["params"]]):
+                    points = batch.gradient_points(c.numbers)
+                    for p, point in zip(batch.params, points, strict=True):
+                        moved.append((p, p.clone()))
                         p.copy_(point)
         try:
             with torch.enable_grad():
@@ -158,39 +181,55 @@ class Optimizer(torch.optim.Optimizer):
             for p, before in moved:
                 p.copy_(before)
 
-    def _batches(self, group: Group, c: "_Compiled", *, with_gradient: bool) -> list["_Batch"]:
-        """The group's parameters, together where they have taken equally many steps."""
-        states = [(s, self._state_key(s.name)) for s in c.program.states]
-        elements = [(s, key) for s, key in states if not s.scalar]
-        scalars = [(s.name, key) for s, key in states if s.scalar]
-        batches: dict[tuple[int, ...], _Batch] = {}
-        first = 0
+    def _batches(self, group: Group, c: "_Compiled") -> list["_Batch"]:
+        """The group's parameters that have a gradient, gathered anew only if something changed."""
+        present = [p.grad is not None for p in group["params"]]
+        known = self._gathering.get(id(group))
+        if (
+            known is None
+            or known.program is not c.program
+            or known.present != present
+            or not all(map(is_, known.params, group["params"]))
+            or not all(batch.intact() for batch in known.batches)
+        ):
+            batches = self._gathered(group, c, present)
+            known = _Gathering(c.program, list(group["params"]), present, batches)
+            self._gathering[id(group)] = known
+        return known.batches
+
+    @torch.no_grad()
+    def _gathered(self, group: Group, c: "_Compiled", included: list[bool]) -> list["_Batch"]:
+        """The included parameters, together where they have taken equally many steps."""
+        stream = 0
         for other in self.param_groups:
             if other is group:
                 break
-            first += len(other["params"])
-        for stream, p in enumerate(group["params"], first):
-            g = p.grad
-            if with_gradient:
-                if g is None:
-                    continue
-                if g.layout is not torch.strided:
-                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-            elif not p.requires_grad:
-                continue
-            state = self.state[p]
-            if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
-            for s, key in states:
-                if key not in state:
-                    state[key] = _initial(s, p, c.numbers)
-            shared = (state["step"], *(state[key] for _, key in scalars))
-            batch = batches.get(tuple(map(id, shared)))
-            if batch is None:
-                batch = _Batch(shared, [name for name, _ in scalars], elements)
-                batches[tuple(map(id, shared))] = batch
-            batch.add(p, g, state, stream)
-        return _merged(list(batches.values()))
+            stream += len(other["params"])
+        keys = {s.name: self._state_key(s.name) for s in c.program.states}
+        together: dict[tuple[float, ...], list[tuple[Tensor, int]]] = {}
+        for i, p in enumerate(group["params"]):
+            if included[i]:
+                state = self.state[p]
+                if "step" not in state:
+                    # torch's SGD does not count, but has a velocity only after its first step.
+                    state["step"] = torch.tensor(float(bool(state)), dtype=torch.float32)
+                for s in c.program.states:
+                    if keys[s.name] not in state:
+                        state[keys[s.name]] = _initial(s, p, c.numbers)
+                scalars = (state[keys[s.name]] for s in c.program.states if s.scalar)
+                values = (float(state["step"]), *map(float, scalars))
+                together.setdefault(values, []).append((p, stream + i))
+        return [
+            _Batch(
+                c.program,
+                [p for p, _ in members],
+                [self.state[p] for p, _ in members],
+                [stream for _, stream in members],
+                keys,
+                self.backend,
+            )
+            for members in together.values()
+        ]
 
 
 @dataclass
@@ -202,58 +241,75 @@ class _Compiled:
     numbers: Mapping[str, float]
 
 
+@dataclass
+class _Gathering:
+    """A group's parameters in batches, and what they were when they were gathered."""
+
+    program: Program
+    params: list[Tensor]
+    present: list[bool]
+    batches: list["_Batch"]
+
+
 class _Batch:
-    """Parameters whose scalar states are equal, so that one set of scalars serves all."""
+    """Parameters whose scalar states are equal, so that one set of scalars serves all.
+
+    Those are kept as views of one tensor: a step is counted once, for all of them.
+    """
 
     def __init__(
         self,
-        shared: tuple[Tensor, ...],
-        scalar_names: list[str],
-        elements: list[tuple[State, str]],
+        program: Program,
+        params: list[Tensor],
+        states: list[dict[str, Any]],
+        streams: list[int],
+        keys: Mapping[str, str],
+        backend: str,
     ) -> None:
-        self.values = tuple(float(x) for x in shared)
-        self.scalar_names = scalar_names
-        self.elements = elements
-        self.states: list[dict[str, Any]] = []
-        self.streams: list[int] = []
-        self.buffers: dict[str, list[Tensor]] = {"theta": [], "g": []}
-        self.buffers |= {s.name: [] for s, _ in elements}
+        self.params = params
+        self._program = program
+        self._states = states
+        scalars = {"t": "step"} | {s.name: keys[s.name] for s in program.states if s.scalar}
+        self._shared: dict[str, Tensor] = {}
+        for name, key in scalars.items():
+            self._shared[name] = torch.stack([state[key] for state in states])
+            for state, view in zip(states, self._shared[name].unbind(), strict=True):
+                state[key] = view
+        self._buffers = {"theta": params} | {
+            s.name: [state[keys[s.name]] for state in states]
+            for s in program.states
+            if not s.scalar
+        }
+        self._kept = [
+            *((key, [state[key] for state in states]) for key in scalars.values()),
+            *((keys[name], self._buffers[name]) for name in self._buffers if name != "theta"),
+        ]
+        self._take = backends.bound(program, self._buffers, streams, backend)
 
-    def add(self, p: Tensor, g: Tensor | None, state: dict[str, Any], stream: int) -> None:
-        self.buffers["theta"].append(p)
-        if g is not None:
-            self.buffers["g"].append(g)
-        for s, key in self.elements:
-            self.buffers[s.name].append(state[key])
-        self.states.append(state)
-        self.streams.append(stream)
+    def intact(self) -> bool:
+        """Whether the state is still the tensors that were gathered: a user may replace them."""
+        return all(
+            state.get(key) is tensor
+            for key, tensors in self._kept
+            for state, tensor in zip(self._states, tensors, strict=True)
+        )
 
-    def extend(self, other: "_Batch") -> None:
-        for name, buffer in self.buffers.items():
-            buffer += other.buffers[name]
-        self.states += other.states
-        self.streams += other.streams
+    def _numbers(self, hypers: Mapping[str, float]) -> tuple[Sequence[float], dict[str, float]]:
+        scalars = {name: tensor[0].item() for name, tensor in self._shared.items()}
+        scalars["t"] += 1
+        numbers, new = self._program.scalars({**hypers, **scalars})
+        return numbers, {"t": scalars["t"], **new}
 
-    def scalars(self, c: _Compiled) -> tuple[Any, dict[str, float]]:
-        """The program's numbers for the step to come, and the new scalar states."""
-        t, *values = self.values
-        known = dict(zip(self.scalar_names, values, strict=True))
-        return c.program.scalars({**c.numbers, "t": t + 1, **known})
+    def step(self, hypers: Mapping[str, float]) -> None:
+        """Take one step with the gradients that the parameters have now."""
+        numbers, new = self._numbers(hypers)
+        self._take(numbers, [p.grad for p in self.params])
+        for name, tensor in self._shared.items():
+            tensor.fill_(new[name])
 
-    def advance(self, scalars: Mapping[str, float]) -> None:
-        """Count the step; new tensors, since parameters that stood still may share the old."""
-        new = {"step": torch.tensor(self.values[0] + 1, dtype=torch.float32)}
-        new |= {key: torch.tensor(x, dtype=torch.float64) for key, x in scalars.items()}
-        for state in self.states:
-            state.update(new)
-
-
-def _merged(batches: list[_Batch]) -> list[_Batch]:
-    merged: dict[tuple[float, ...], _Batch] = {}
-    for batch in batches:
-        if (first := merged.setdefault(batch.values, batch)) is not batch:
-            first.extend(batch)
-    return list(merged.values())
+    def gradient_points(self, hypers: Mapping[str, float]) -> list[Tensor]:
+        """Where each parameter's gradient is to be taken."""
+        return eager.gradient_points(self._program, self._numbers(hypers)[0], self._buffers)
 
 
 def _initial(s: State, p: Tensor, numbers: Mapping[str, float]) -> Tensor:

@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from thalweg.errors import UsageError
 from thalweg.tasks.task import Data, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 __all__ = ["DivergenceError", "Epoch", "train"]
 
@@ -46,7 +47,7 @@ class DivergenceError(ArithmeticError):
 
 def train(
     task: Task,
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    optimizer: "Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]",
     *,
     epochs: int | None = None,
     batch_size: int | Literal["full"] | None = None,
@@ -69,6 +70,8 @@ def train(
         DivergenceError: a loss or the metric is NaN or infinite; found at the end of an epoch.
         UsageError: a number of epochs or samples below 1.
     """
+    import torch
+
     epochs = task.epochs if epochs is None else epochs
     x, y = (data := data or task.data()).train
     size = task.batch_size if batch_size is None else batch_size
@@ -79,13 +82,16 @@ def train(
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     model = task.model()
-    descent = optimizer(model.parameters())
-    batch = torch.empty(0, dtype=torch.int64)
+    parameters = list(model.parameters())
+    descent = optimizer(parameters)
+    inputs, targets = x, y
     losses: list[Tensor] = []
 
-    def closure() -> Tensor:
-        descent.zero_grad()
-        loss = task.loss(model(x.index_select(0, batch)), y.index_select(0, batch))
+    def closure() -> "Tensor":
+        # What zero_grad does, without its bookkeeping.
+        for p in parameters:
+            p.grad = None
+        loss = task.loss(model(inputs), targets)
         loss.backward()
         losses.append(loss.detach())
         return loss
@@ -94,9 +100,9 @@ def train(
     for epoch in range(1, epochs + 1):
         model.train()
         losses.clear()
-        batches = torch.randperm(len(x), generator=order).split(size)
         started = perf_counter()
-        for batch in batches:  # noqa: B007  (the closure reads it)
+        shuffled = torch.randperm(len(x), generator=order)
+        for inputs, targets in _batches(x, y, shuffled, size):  # noqa: B007  (read by closure)
             descent.step(closure)  # pyright: ignore
         seconds += perf_counter() - started
         history = torch.stack(losses).double()
@@ -105,8 +111,9 @@ def train(
             raise DivergenceError(
                 f"the training loss was {history[first - steps - 1]:g} at step {first}"
             )
-        steps += len(batches)
-        weights = torch.tensor([len(b) for b in batches], dtype=torch.float64)
+        steps += len(losses)
+        weights = torch.full_like(history, size)
+        weights[-1] = len(targets)
         validation_loss, metric = evaluate(task, model, data.validation)
         if not math.isfinite(metric):
             raise DivergenceError(
@@ -116,10 +123,23 @@ def train(
         yield Epoch(epoch, steps, train_loss, validation_loss, metric, seconds)
 
 
-@torch.no_grad()
-def evaluate(task: Task, model: nn.Module, pair: tuple[Tensor, Tensor]) -> tuple[float, float]:
+def _batches(
+    x: "Tensor", y: "Tensor", order: "Tensor", size: int
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """The samples in this order, `size` at a time."""
+    # Rows of many small batches are gathered at once: that is one call instead of many.
+    for rows in order.split(size * max(1, 2048 // size)):
+        yield from zip(
+            x.index_select(0, rows).split(size), y.index_select(0, rows).split(size), strict=True
+        )
+
+
+def evaluate(task: Task, model: "nn.Module", pair: "tuple[Tensor, Tensor]") -> tuple[float, float]:
     """The loss and the metric of a model on a pair of inputs and targets."""
+    import torch
+
     model.eval()
     x, y = pair
-    outputs = torch.cat([model(part) for part in x.split(1024)])
-    return float(task.loss(outputs, y)), float(task.metric(outputs, y))
+    with torch.no_grad():
+        outputs = torch.cat([model(part) for part in x.split(1024)])
+        return float(task.loss(outputs, y)), float(task.metric(outputs, y))

@@ -56,7 +56,7 @@ def study(optimizers: tuple[str, ...] = OPTIMIZERS, seeds: tuple[int, ...] = (0,
     plan = Plan("blobs", optimizers, "torch", None, EPOCHS, 32, seeds, None)
     return Study(
         plan=plan,
-        task=TaskFacts("blobs", "Gaussian blobs & a line", "accuracy", True),
+        task=TaskFacts("blobs", "Gaussian blobs & a line", "accuracy", True, EPOCHS, 32, None),
         results=tuple(result(run.optimizer, run.seed) for run in plan.runs()),
         environment={"command": "thalweg compare 'blobs' <x>", "torch": "2.9.0", "CPU": "8 x A"},
     )

@@ -100,6 +100,8 @@ def mutants(trace: Trace) -> Iterator[tuple[str, Trace]]:
     names = list(trace.states)
     for i, a in enumerate(names):
         for b in names[:i]:
+            if trace.declared[a].scalar != trace.declared[b].scalar:
+                continue
             old = {n: symbol(n, element=not trace.declared[n].scalar) for n in (a, b)}
             yield (
                 f"{a} and {b} as they were",

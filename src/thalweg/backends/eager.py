@@ -29,6 +29,7 @@ Tensors: TypeAlias = list[Tensor]
 Operand: TypeAlias = Any  # a list of tensors, or a number that stands for as many of them
 
 
+@torch.no_grad()
 def step(
     program: Program,
     numbers: Sequence[float],
@@ -44,10 +45,17 @@ def step(
             All but `g` are overwritten with their new values.
         streams: each parameter's position among all of the optimizer's.
     """
+    for g in buffers["g"]:
+        if g.layout is not torch.strided:
+            raise RuntimeError("sparse gradients are not supported: make them dense")
     results = _lowered(program).run(numbers, buffers, streams)
-    for name, result in results.items():
-        if result is not buffers[name]:
-            torch._foreach_copy_(buffers[name], result)
+    moved = {name: result for name, result in results.items() if result is not buffers[name]}
+    for name, result in moved.items():
+        # A value that is in another buffer must survive that buffer's own change.
+        if any(result is buffer for buffer in buffers.values()):
+            moved[name] = [x.clone() for x in result]
+    for name, result in moved.items():
+        torch._foreach_copy_(buffers[name], result)
 
 
 def gradient_points(
@@ -73,7 +81,7 @@ class _Instruction:
     call: Callable[..., Operand]
     operands: tuple[Expr, ...]
     target: Expr
-    noise: bool
+    form: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class _Code:
                 and not (first.op == "symbol" and first.name == "g")
             )
             call = _IN_PLACE[form] if free and form in _IN_PLACE else _CALLS[form]
-            instructions.append(_Instruction(call, operands, target, form == "normal"))
+            instructions.append(_Instruction(call, operands, target, form))
         inputs = tuple(e for e in walk(*outputs.values()) if e.op == "symbol")
         return _Code(tuple(instructions), inputs, outputs)
 
@@ -111,16 +119,14 @@ class _Code:
         }
         for i in self.instructions:
             operands = [values[a] for a in i.operands]
-            if i.noise:
+            if i.form == "normal":
                 operands += [buffers["g"], streams]
-            values[i.target] = i.call(*operands)
-        return {
-            # A new value that is another buffer's old one must survive that buffer's own change.
-            name: [x.clone() for x in values[e]]
-            if e.op == "symbol" and e.name != name
-            else values[e]
-            for name, e in self.outputs.items()
-        }
+            elif i.form == "where":
+                operands.append(buffers["theta"])
+            result = i.call(*operands)
+            # torch's operations on lists return tuples.
+            values[i.target] = list(result) if isinstance(result, tuple) else result
+        return {name: values[e] for name, e in self.outputs.items()}
 
 
 def _matched(outputs: Mapping[str, Expr]) -> list[tuple[Expr, str, tuple[Expr, ...]]]:
@@ -178,10 +184,15 @@ def _reflected(
     return lambda x, y: lists(x, y) if isinstance(x, list) else each(x, y)
 
 
-def _where(condition: Operand, x: Operand, y: Operand) -> Tensors:
+def _where(condition: Operand, x: Operand, y: Operand, like: Tensors) -> Tensors:
     if isinstance(condition, list):
-        return _each(torch.where)(condition, x, y)
-    return [a.clone() for a in (x if condition else y)]
+        chosen = _each(torch.where)(condition, x, y)
+        # Between two numbers torch chooses in its default dtype.
+        return [a.to(p.dtype) for a, p in zip(chosen, like, strict=True)]
+    chosen = x if condition else y
+    if isinstance(chosen, list):
+        return [a.clone() for a in chosen]
+    return [torch.full_like(p, chosen) for p in like]
 
 
 def _noise(seed: float, t: float, g: Tensors, streams: Sequence[int]) -> Tensors:
@@ -199,7 +210,6 @@ _CALLS: Mapping[str, Callable[..., Tensors]] = {
     "mul": torch._foreach_mul,
     "div": _reflected(torch._foreach_div, operator.truediv),
     "pow": torch._foreach_pow,
-    "neg": torch._foreach_neg,
     "abs": torch._foreach_abs,
     "gt": _each(operator.gt),
     "sqrt": torch._foreach_sqrt,
@@ -227,7 +237,6 @@ _IN_PLACE: Mapping[str, Callable[..., Tensors]] = {
     "sub": _in_place(torch._foreach_sub_),
     "mul": _in_place(torch._foreach_mul_),
     "div": _in_place(torch._foreach_div_),
-    "neg": _in_place(torch._foreach_neg_),
     "abs": _in_place(torch._foreach_abs_),
     "sqrt": _in_place(torch._foreach_sqrt_),
     "maximum": _in_place(torch._foreach_maximum_),

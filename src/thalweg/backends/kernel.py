@@ -2,7 +2,7 @@
 
 Every buffer is read once and written once, whatever the rule, where torch's own operations make a
 pass each. A kernel runs on one thread. It takes dense tensors of one floating-point type in the
-CPU's memory; `step` declines everything else.
+CPU's memory, and declines everything else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,41 +16,55 @@ from torch import Tensor
 from thalweg.backends.program import Program, python
 from thalweg.rules.vocabulary import walk
 
-__all__ = ["step"]
+__all__ = ["bound"]
 
 _REALS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def step(program: Program, numbers: Sequence[float], buffers: Mapping[str, list[Tensor]]) -> bool:
-    """Take one step, in place, if the kernel can.
+def bound(
+    program: Program, buffers: Mapping[str, list[Tensor]]
+) -> Callable[[Sequence[float], list[Tensor]], bool] | None:
+    """A function that takes one step of these tensors, in place; None if no kernel can.
 
-    Args:
-        program: what to run.
-        numbers: the values of the program's scalars.
-        buffers: the tensors by symbol, as `thalweg.backends.eager.step` takes them.
-
-    Returns:
-        Whether the step was taken; if not, nothing was changed.
+    The function's arguments are the program's scalars and the gradients. It returns whether the
+    step was taken: what the parameters are may have changed, and gradients are new each time. If
+    it was not, nothing was changed.
     """
     names = _names(program)
-    if names is None:
-        return False
-    dtype = buffers["theta"][0].dtype
-    real = _REALS.get(dtype)
-    if real is None:
-        return False
-    rows = [buffers[name] for name in names]
-    for row in rows:
-        for x in row:
-            dense = x.is_contiguous() and x.is_cpu and x.dtype is dtype
-            if not dense or type(x) not in (Tensor, torch.nn.Parameter):
+    theta = buffers["theta"]
+    dtype = theta[0].dtype
+    if names is None or dtype not in _REALS:
+        return None
+    for row in buffers.values():
+        if not all(type(x) in (Tensor, torch.nn.Parameter) and _dense(x, dtype) for x in row):
+            return None
+    kernel = _kernel(program, _REALS[dtype])
+    sizes = np.array([x.numel() for x in theta], dtype=np.int64)
+    addresses = np.zeros((len(names), len(theta)), dtype=np.uint64)
+    for row, name in enumerate(names):
+        if name not in ("theta", "g"):
+            addresses[row] = [x.data_ptr() for x in buffers[name]]
+    at_theta, at_g = addresses[names.index("theta")], addresses[names.index("g")]
+    written = [x for name in program.outputs for x in buffers[name]]
+    numbers_at = np.zeros(program.count, dtype=_REALS[dtype])
+
+    def step(numbers: Sequence[float], grads: list[Tensor]) -> bool:
+        for x, g in zip(theta, grads, strict=True):
+            if not (_dense(x, dtype) and _dense(g, dtype)):
                 return False
-    addresses = np.array([[x.data_ptr() for x in row] for row in rows], dtype=np.uint64)
-    sizes = np.array([x.numel() for x in rows[0]], dtype=np.int64)
-    _kernel(program, real)(addresses, sizes, np.array(numbers, dtype=real))
-    # The kernel wrote behind torch's back; autograd's check for stale values must know.
-    torch.autograd.graph.increment_version([x for name in program.outputs for x in buffers[name]])
-    return True
+        at_theta[:] = [x.data_ptr() for x in theta]
+        at_g[:] = [g.data_ptr() for g in grads]
+        numbers_at[:] = numbers
+        kernel(addresses, sizes, numbers_at)
+        # The kernel wrote behind torch's back; autograd's check for stale values must know.
+        torch.autograd.graph.increment_version(written)
+        return True
+
+    return step
+
+
+def _dense(x: Tensor, dtype: torch.dtype) -> bool:
+    return x.dtype is dtype and x.layout is torch.strided and x.is_cpu and x.is_contiguous()
 
 
 @lru_cache(maxsize=1024)
@@ -60,7 +74,7 @@ def _names(program: Program) -> tuple[str, ...] | None:
     if any(e.op == "normal" for e in nodes):
         return None
     read = (e.name for e in nodes if e.op == "symbol" and e.element)
-    return tuple(dict.fromkeys((*program.outputs, *read)))
+    return tuple(dict.fromkeys((*program.outputs, "g", *read)))
 
 
 @lru_cache(maxsize=1024)
@@ -95,10 +109,13 @@ def _update_source(program: Program, names: Sequence[str], scalars: Sequence[str
     pointers = {name: f"at_{name}" for name in names}
     lines = [f"def update(one, count, {', '.join((*pointers.values(), *scalars))}):"]
     lines.append("    for i in range(count):")
-    written = {name: f"{pointers[name]}[i]" for name in names}
-    body, results = python(program.outputs, lambda name: written.get(name, name))
+    # All is read before anything is written: a new state may be another's old value.
+    lines += [f"        old_{name} = {at}[i]" for name, at in pointers.items()]
+    body, results = python(
+        program.outputs, lambda name: f"old_{name}" if name in pointers else name
+    )
     lines += [f"        {line}" for line in body]
-    lines += [f"        {written[name]} = {result}" for name, result in results.items()]
+    lines += [f"        {pointers[name]}[i] = {result}" for name, result in results.items()]
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ class Program:
         states: the states that are kept, in the order of `outputs`.
         scalars: the host's part: from every scalar symbol's number (`t`, hyperparameters, scalar
             states) to the numbers of the symbols `k0`, `k1`, ... and the new scalar states.
+        count: how many numbers those are.
         outputs: the elementwise part, by name: `theta`'s and the states' new values, as graphs
             over the symbols `g`, `theta`, the states and `k0`, `k1`, ...
         at: the point at which the gradient is taken, as such a graph, if not at `theta`.
@@ -31,6 +32,7 @@ class Program:
 
     states: tuple[State, ...]
     scalars: Callable[[Mapping[str, float]], tuple[Sequence[float], dict[str, float]]]
+    count: int
     outputs: Mapping[str, Expr]
     at: Expr | None
 
@@ -60,6 +62,7 @@ def program(trace: Trace) -> Program:
     return Program(
         states=tuple(trace.declared[n] for n in trace.states),
         scalars=_host(list(hoisted), new_scalars),
+        count=len(hoisted),
         outputs=outputs,
         at=at,
     )
@@ -172,7 +175,7 @@ def python(
     for expr in walk(*outputs.values()):
         match expr.op:
             case "const":
-                names[expr] = f"({expr.constant!r})"
+                names[expr] = f"float('{expr.constant!r}')"
             case "symbol":
                 names[expr] = symbol_as(expr.name)
             case _:

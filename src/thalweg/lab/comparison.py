@@ -10,29 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from thalweg.lab.plan import Plan, Run
-from thalweg.lab.pool import Event, events
+from thalweg.lab.pool import Event, Pool
 from thalweg.lab.store import Store
-from thalweg.lab.study import Study, TaskFacts
+from thalweg.lab.study import Study
 from thalweg.lab.worker import Ended
 from thalweg.rules.vocabulary import walk
 
-__all__ = ["carry_out", "cores", "environment", "pending", "start"]
-
-
-def start(plan: Plan, folder: Path) -> Store:
-    """Check a plan, and make the store for its results in a new folder.
-
-    Raises:
-        UsageError: a task, optimizer or setting is not known or out of range, or the folder is
-            in use.
-    """
-    from thalweg import tasks
-
-    for run in plan.runs():
-        plan.rule(run).settings(plan.convention)
-    task = tasks.load(plan.task)
-    facts = TaskFacts(task.name, task.about, task.metric_name, task.higher_is_better)
-    return Store.create(folder, plan, facts, environment())
+__all__ = ["carry_out", "cores", "environment", "pending"]
 
 
 def pending(study: Study) -> list[Run]:
@@ -49,25 +33,26 @@ def _work(plan: Plan, run: Run) -> int:
     return sum(e.element for e in walk(trace.step, *trace.states.values()))
 
 
-def carry_out(store: Store, jobs: int, watch: Callable[[Event], None]) -> Study:
+def carry_out(store: Store, pool: Pool, watch: Callable[[Event], None]) -> Study:
     """Run what is pending, keep each result as it comes, and write `report.html`.
 
     Args:
         store: the plan and the results so far.
-        jobs: worker processes.
+        pool: the processes to run in.
         watch: is told everything that happens.
 
     Raises:
         UsageError: the task or its data cannot be loaded.
     """
+    # Imported while the processes start.
+    from thalweg.lab.report import write_report
+
     study = store.study()
-    for event in events(study.plan, pending(study), jobs):
+    for event in pool.events(study.plan, pending(study)):
         if isinstance(event, Ended):
             store.add(event.result)
         watch(event)
     study = store.study()
-    from thalweg.lab.report import write_report
-
     write_report(study, store.folder / "report.html")
     return study
 

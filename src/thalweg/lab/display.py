@@ -24,9 +24,8 @@ class Display:
     In a terminal it is one line that changes; in a pipe or a file it is a line per ended run.
     """
 
-    def __init__(self, study: Study, jobs: int) -> None:
+    def __init__(self, study: Study) -> None:
         self._study = study
-        self._jobs = jobs
         self._total = len(list(study.plan.runs())) * study.plan.epochs
         self._results = list(study.results)
         self._running: dict[Run, int] = {}

@@ -64,6 +64,15 @@ class Plan:
         noise = {n: run.seed for n in rule.hypers if n.endswith("seed") and n not in rule.given}
         return rule(**noise)
 
+    def check(self) -> None:
+        """See that every run can be begun.
+
+        Raises:
+            UsageError: an optimizer or setting is not known or out of range.
+        """
+        for run in self.runs():
+            self.rule(run).settings(self.convention)
+
     def to_json(self) -> str:
         """The plan as text."""
         return json.dumps(asdict(self))

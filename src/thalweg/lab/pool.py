@@ -3,16 +3,17 @@
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeAlias
 
 from thalweg.errors import UsageError
 from thalweg.lab.plan import Plan, Run
-from thalweg.lab.study import Result
-from thalweg.lab.worker import Ended, Message, Progress, Ready, Unusable, serve
+from thalweg.lab.study import Result, TaskFacts
+from thalweg.lab.worker import Ended, Message, Order, Progress, Ready, Unusable, serve
 
-__all__ = ["Event", "Started", "events"]
+__all__ = ["Event", "Pool", "Started"]
 
 _ATTEMPTS = 2
 
@@ -30,16 +31,21 @@ Event: TypeAlias = Started | Progress | Ended
 class _Worker:
     """A process, the connection to it, and the run it was given."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, task: str) -> None:
         # Forked processes inherit the state of torch's threads, which hangs them.
         context = multiprocessing.get_context("spawn")
-        self.connection: Connection[Run | None, Message]
+        self.connection: Connection[Order, Message]
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=serve, args=(theirs, plan), daemon=True)
+        self.process: BaseProcess = context.Process(target=serve, args=(theirs, task), daemon=True)
         self.process.start()
         theirs.close()
         self.run: Run | None = None
         self.ready = False
+
+    def give(self, plan: Plan, run: Run) -> None:
+        """Have the process carry out a run; if it has died, its end of the connection tells."""
+        with suppress(OSError):
+            self.connection.send((plan, run))
 
     def received(self) -> Message | None:
         """The next message; None if the process has died."""
@@ -52,69 +58,105 @@ class _Worker:
         self.connection.close()
         self.process.terminate()
         self.process.join()
-        self.process.close()
 
 
-def events(plan: Plan, runs: Sequence[Run], jobs: int) -> Iterator[Event]:
-    """Carry out the runs, in their order, and report what happens as it does.
+class Pool:
+    """Worker processes that load a task at once and then carry out runs of it.
 
     Args:
-        plan: what they are runs of.
-        runs: which to carry out.
-        jobs: how many processes to use at most.
-
-    Raises:
-        UsageError: the task or its data cannot be loaded.
+        task: as `thalweg.tasks.load` takes it.
+        size: how many processes.
     """
-    waiting = deque(runs)
-    attempts = dict.fromkeys(runs, 0)
-    workers = [_Worker(plan) for _ in range(min(jobs, len(runs)))]
-    startups_lost = 0
-    try:
-        while workers:
-            for connection in wait([w.connection for w in workers]):
-                worker = next(w for w in workers if w.connection is connection)
-                message = worker.received()
-                match message:
-                    case Unusable():
-                        raise UsageError(message.reason)
-                    case Progress():
-                        yield message
-                        continue
-                    case Ended():
-                        yield message
-                        worker.run = None
-                    case Ready():
-                        worker.ready = True
-                    case None:
-                        code = _exit_code(worker)
-                        workers.remove(worker)
-                        if not worker.ready:
-                            startups_lost += 1
-                            if startups_lost >= _ATTEMPTS * jobs:
-                                raise UsageError(
-                                    f"worker processes end while they load the task ({code}): "
-                                    "there may be too little memory for so many; try --jobs 1."
-                                )
-                        elif worker.run is not None:
-                            if attempts[worker.run] < _ATTEMPTS:
-                                waiting.appendleft(worker.run)
-                            else:
-                                yield _lost(worker.run, code)
-                        if waiting:
-                            workers.append(_Worker(plan))
-                        continue
+
+    def __init__(self, task: str, size: int) -> None:
+        self._task = task
+        self._size = size
+        self._lost_early = 0
+        self._workers = [_Worker(task) for _ in range(size)]
+        self._idle: list[_Worker] = []
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in (*self._workers, *self._idle):
+            worker.end()
+
+    def facts(self) -> TaskFacts:
+        """What is known of the task, as soon as one process has loaded it.
+
+        Raises:
+            UsageError: the task or its data cannot be loaded.
+        """
+        while True:
+            for worker, message in self._messages():
+                if isinstance(message, Ready):
+                    self._workers.remove(worker)
+                    self._idle.append(worker)
+                    return message.task
+
+    def events(self, plan: Plan, runs: Sequence[Run]) -> Iterator[Event]:
+        """Carry out the runs, begun in their order, and report what happens as it does.
+
+        A run whose process dies is begun once more; when that one dies too, it has failed.
+
+        Raises:
+            UsageError: the task or its data cannot be loaded.
+        """
+        waiting = deque(runs)
+        attempts = dict.fromkeys(runs, 0)
+        left = len(runs)
+        ready, self._idle = self._idle, []
+        self._workers += ready
+        while left:
+            for worker in ready:
                 if waiting:
                     worker.run = waiting.popleft()
                     attempts[worker.run] += 1
-                    worker.connection.send(worker.run)
+                    worker.give(plan, worker.run)
                     yield Started(worker.run)
-                else:
-                    workers.remove(worker)
-                    worker.end()
-    finally:
-        for worker in workers:
-            worker.end()
+            ready: list[_Worker] = []
+            for worker, message in self._messages():
+                if isinstance(message, Progress):
+                    yield message
+                elif isinstance(message, Ended):
+                    yield message
+                    left -= 1
+                    worker.run = None
+                    ready.append(worker)
+                elif isinstance(message, Ready):
+                    ready.append(worker)
+                elif worker.run is not None:
+                    if attempts[worker.run] < _ATTEMPTS:
+                        waiting.appendleft(worker.run)
+                    else:
+                        left -= 1
+                        yield _lost(worker.run, message)
+
+    def _messages(self) -> Iterator[tuple[_Worker, Ready | Progress | Ended | str]]:
+        """What workers have to say; for one that has died how it did, and it is replaced."""
+        by_connection = {w.connection: w for w in self._workers}
+        for connection in wait(list(by_connection)):
+            worker = by_connection[connection]  # pyright: ignore
+            message = worker.received()
+            if isinstance(message, Unusable):
+                raise UsageError(message.reason)
+            if isinstance(message, Ready):
+                worker.ready = True
+            if message is not None:
+                yield worker, message
+                continue
+            how = _exit_code(worker)
+            self._workers.remove(worker)
+            if not worker.ready:
+                self._lost_early += 1
+                if self._lost_early >= _ATTEMPTS * self._size:
+                    raise UsageError(
+                        f"worker processes end while they load task {self._task} ({how}): there "
+                        "may be too little memory for so many; try --jobs 1."
+                    )
+            self._workers.append(_Worker(self._task))
+            yield worker, how
 
 
 def _exit_code(worker: _Worker) -> str:

@@ -10,7 +10,7 @@ from thalweg.lab.plan import Plan, Run
 from thalweg.lab.study import Result, Study, TaskFacts
 from thalweg.training import Epoch
 
-__all__ = ["Store"]
+__all__ = ["Store", "check_unused"]
 
 _FILE = "results.sqlite"
 _VERSION = 1
@@ -58,22 +58,13 @@ class Store:
         Raises:
             UsageError: the folder holds something already, or cannot be written.
         """
+        check_unused(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            used = any(folder.iterdir())
-        except OSError as error:
+            connection = _connected(folder / _FILE)
+        except (OSError, sqlite3.Error) as error:
             raise UsageError(f"the output folder {folder} cannot be made: {error}.") from error
-        if used:
-            resume = (
-                f" or go on with what is in it: thalweg compare --resume {folder}"
-                if (folder / _FILE).exists()
-                else ""
-            )
-            raise UsageError(
-                f"the output folder {folder} is not empty, and nothing in it is overwritten: "
-                f"choose another with --out{resume}."
-            )
-        store = cls(_connected(folder / _FILE), folder)
+        store = cls(connection, folder)
         with store._connection as c:
             c.executescript(_SCHEMA)
             c.execute(f"PRAGMA user_version = {_VERSION}")
@@ -168,6 +159,26 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def check_unused(folder: Path) -> None:
+    """See that a folder can become a comparison's.
+
+    Raises:
+        UsageError: there is something in it, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"the output folder {folder} is a file: choose another with --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        resume = (
+            f", or go on with what is in it: thalweg compare --resume {folder}"
+            if (folder / _FILE).exists()
+            else ""
+        )
+        raise UsageError(
+            f"the output folder {folder} is not empty, and nothing in it is overwritten: choose "
+            f"another with --out{resume}."
+        )
 
 
 def _connected(path: Path) -> sqlite3.Connection:

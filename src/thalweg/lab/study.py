@@ -1,10 +1,11 @@
 """What a comparison found: its runs and what is needed to repeat them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from thalweg.lab.plan import Plan, Run
+from thalweg.tasks import Task
 from thalweg.training import Epoch
 
 __all__ = ["Result", "Status", "Study", "TaskFacts"]
@@ -34,12 +35,20 @@ class Result:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a report says of the task: see `thalweg.tasks.Task`."""
+    """What is known of a task outside the processes that train it: see `thalweg.tasks.Task`."""
 
     name: str
     about: str
     metric_name: str
     higher_is_better: bool
+    epochs: int
+    batch_size: int
+    target: float | None
+
+    @classmethod
+    def of(cls, task: Task) -> "TaskFacts":
+        """The facts of a task that has been loaded."""
+        return cls(**{f.name: getattr(task, f.name) for f in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ from typing import Any, TypeAlias
 
 from thalweg.errors import UsageError
 from thalweg.lab.plan import Plan, Run
-from thalweg.lab.study import Result, Status
+from thalweg.lab.study import Result, Status, TaskFacts
 from thalweg.training import Epoch
 
-__all__ = ["Ended", "Message", "Progress", "Ready", "Unusable", "serve"]
+__all__ = ["Ended", "Message", "Order", "Progress", "Ready", "Unusable", "serve"]
 
 
 @dataclass(frozen=True)
 class Ready:
     """The worker has loaded the task and waits for a run."""
+
+    task: TaskFacts
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class Ended:
 
 
 Message: TypeAlias = Ready | Unusable | Progress | Ended
+Order: TypeAlias = tuple[Plan, Run]
 
 
-def serve(connection: "Connection[Message, Run | None]", plan: Plan) -> None:
-    """Load the plan's task once, then carry out runs until there are no more."""
+def serve(connection: "Connection[Message, Order]", spec: str) -> None:
+    """Load a task once, then carry out runs of it for as long as there is anyone to report to."""
     # Ctrl-C reaches the whole group of processes; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
@@ -57,21 +60,28 @@ def serve(connection: "Connection[Message, Run | None]", plan: Plan) -> None:
 
     # A run is one of many side by side, so it gets one core.
     torch.set_num_threads(1)
+    # Averages of gradients that have died away fade through numbers below 1e-38, on which
+    # processors are many times slower; they are rounded to 0.
+    torch.set_flush_denormal(True)
     # torch broadcasts a loss over shapes that do not match and merely warns.
     warnings.filterwarnings("error", message="Using a target size")
     try:
-        task = tasks.load(plan.task)
+        task = tasks.load(spec)
         data = task.data()
     except UsageError as error:
         connection.send(Unusable(str(error)))
         return
     except Exception as error:
-        connection.send(Unusable(f"the data of task {plan.task} cannot be loaded: {told(error)}"))
+        connection.send(Unusable(f"the data of task {spec} cannot be loaded: {told(error)}"))
         return
-    connection.send(Ready())
-    while (run := connection.recv()) is not None:
-        ended = _carried_out(run, plan, task, data, connection.send)
-        connection.send(Ended(ended))
+    try:
+        connection.send(Ready(TaskFacts.of(task)))
+        while True:
+            plan, run = connection.recv()
+            connection.send(Ended(_carried_out(run, plan, task, data, connection.send)))
+    except (EOFError, OSError):
+        # The other end is closed: there is nothing more to do.
+        return
 
 
 def _carried_out(
@@ -98,6 +108,8 @@ def _carried_out(
             send(Progress(run, epoch))
     except DivergenceError as error:
         status, reason = "diverged", str(error)
+    except OSError:
+        raise
     except Exception as error:
         # Whatever a user's task does wrong is that run's result; the others go on.
         status, reason = "failed", told(error)

@@ -34,7 +34,7 @@ class Notation:
         letters, digits = match.groups() if match else (stem, "")
         if letters in _GREEK:
             base = self.greek(letters)
-        elif len(letters) == 1:
+        elif len(letters) == 1 and "_" not in rest:
             base = letters
         else:
             return self.word(name)
@@ -231,7 +231,9 @@ def _of_link(
     if following is None:
         minus = _Outgoing("theta", traced.outgoing, names)
         return _in_order([*lines, minus])
-    return _in_order([*lines, Statement(following, traced.outgoing, names)])
+    if traced.outgoing is not traced.incoming:
+        lines.append(Statement(following, traced.outgoing, names))
+    return _in_order(lines)
 
 
 class _Outgoing(Statement):

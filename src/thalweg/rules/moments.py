@@ -1,5 +1,7 @@
 """Rules of Adam's family: running averages of the gradient and of its square."""
 
+from math import inf
+
 from thalweg.rules.accumulation import epsilon
 from thalweg.rules.rule import chain, flag, hyper, rule, state
 from thalweg.rules.stages import decay
@@ -101,8 +103,8 @@ def adamax(
     u = maximum(beta2 * u, abs(g) + eps if eps_in == "gradient" else abs(g))
     match eps_in:
         case "nowhere":
-            # Where u is 0 every gradient so far was 0, so m is too and the step is 0.
-            d = where(u > 0, u, 1)
+            # Where u is 0 there was no gradient, so there is no step.
+            d = where(u > 0, u, inf)
         case "gradient":
             d = u
         case _:
@@ -137,6 +139,7 @@ def nadam(
     v = beta2 * v + (1 - beta2) * g**2
     v_hat = v / (1 - beta2**t)
     if schedule:
+        # Algorithm 2 averages m with mu too; torch and Keras average it with beta1.
         mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
         mu_product = mu_product * mu

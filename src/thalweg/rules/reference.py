@@ -57,7 +57,9 @@ def evaluate(
                 draws = philox.normal(np, index, seed=seed, t=t, stream=stream)
                 known[expr] = draws.reshape(g.shape).astype(g.dtype)
             case _:
-                known[expr] = MEANING[expr.op](*(known[a] for a in expr.operands))
+                value = MEANING[expr.op](*(known[a] for a in expr.operands))
+                # A Python number leaves the arrays it meets their dtype, NumPy's float64 does not.
+                known[expr] = value if expr.element else value.item()
     return {name: known[expr] for name, expr in outputs.items()}
 
 
@@ -92,6 +94,11 @@ def step(rule: Rule, params: Any, grads: Any, state: Any, settings: Settings) ->
         UsageError: shapes or names differ between parameters and gradients, or a function is
             needed and `grads` is none.
     """
+    if rule.is_stage:
+        raise UsageError(
+            f"{rule.name} is a stage and takes no step by itself: put it beside a rule, as in "
+            f"chain({rule.name}, sgd)."
+        )
     if not isinstance(params, Mapping):
 
         def named_grads(p: Mapping[str, Any]) -> Any:

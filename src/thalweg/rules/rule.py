@@ -296,8 +296,13 @@ class Rule:
     )
 
     def __repr__(self) -> str:
+        links = f"({', '.join(link.name for link in self.links)})" if self.name == "chain" else ""
         given = ", ".join(f"{k}={v!r}" for k, v in self.given.items())
-        return f"{self.name}({given})"
+        return f"{self.name}{links}" + (f"({given})" if given or not links else "")
+
+    def __deepcopy__(self, memo: object) -> "Rule":
+        # It never changes, and what has been compiled for it is found by its identity.
+        return self
 
     @property
     def is_stage(self) -> bool:
@@ -414,7 +419,6 @@ class Rule:
         )
         return _trace(self, tuple(settings.flags.items()), shape)
 
-    # `step` is the definition at work on NumPy arrays; `reference` holds it.
     def step(
         self,
         params: Any,
@@ -637,6 +641,12 @@ def chain(*rules: Rule) -> Rule:
             "have exactly one, such as chain(l2(1e-4), adam())."
         )
     links = tuple(link for r in rules for link in r.links)
+    rule_of_chain = next(r for r in rules if not r.is_stage)
+    if "lr" not in rule_of_chain.hypers and any("lr" in link.uses for link in links):
+        raise UsageError(
+            f"chain({', '.join(names)}) has a stage that is scaled by the learning rate, but "
+            f"{rule_of_chain.name} has no lr."
+        )
     repeated = {a.name for a in links if sum(a.name == b.name for b in links) > 1}
     if repeated:
         raise UsageError(f"{', '.join(sorted(repeated))} stands more than once in a chain.")

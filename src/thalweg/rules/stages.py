@@ -28,7 +28,7 @@ def noise(
     *,
     t: Expr,
     eta: Expr = hyper(0.3, "[0, inf)", "variance of the noise before it fades", search=(0.01, 1.0)),
-    gamma: Expr = hyper(0.55, "[0, inf)", "how fast the variance fades"),
+    gamma: Expr = hyper(0.55, "[0, 10]", "how fast the variance fades"),
     seed: Expr = hyper(0, "[0, 4294967296)", "which noise", integer=True),
 ):
     """Add normal noise of *variance* eta / (1 + t)^gamma, the same on every backend."""

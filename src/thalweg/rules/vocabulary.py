@@ -140,13 +140,19 @@ def const(value: float) -> Expr:
 
 def _node(op: str, *operands: Value) -> Expr:
     args = tuple(a if isinstance(a, Expr) else const(a) for a in operands)
-    folded = _folded(op, args)
-    return _interned(op, args, any(a.element for a in args)) if folded is None else folded
+    for i, a in enumerate(args):
+        if (a.op == "gt") != (op == "where" and i == 0):
+            raise TypeError(
+                "a comparison is a condition, not a number: it is used in where(condition, a, b), "
+                "whose first argument must be one, and nowhere else"
+            )
+    return node(op, *args)
 
 
 def node(op: str, *args: Expr) -> Expr:
-    """The expression `op(*args)`; for passes that rebuild a graph."""
-    return _node(op, *args)
+    """The expression `op(*args)`, simplified if a literal 0 or 1 decides it."""
+    folded = _folded(op, args)
+    return _interned(op, args, any(a.element for a in args)) if folded is None else folded
 
 
 def _folded(op: str, args: tuple[Expr, ...]) -> Expr | None:

@@ -1,0 +1,510 @@
+"""The torch classes: torch's own trajectories, and everything else a torch optimizer does."""
+
+import copy
+import inspect
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import thalweg as tw
+from cases import CASES, Case
+from thalweg import optim, rules
+from thalweg.optim import CLASSES
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+MIRRORS = [name for name in CLASSES if hasattr(torch.optim, name)]
+OWN = [name for name in CLASSES if name not in MIRRORS]
+Optimizers = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+@pytest.fixture(params=TOLERANCE, ids=str)
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """The default dtype too, in which torch keeps NAdam's product of momenta."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
+def parameters(seed: int = 0, dtype: torch.dtype | None = None) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(7,), (3, 4), (), (2, 1, 5)]
+    return [torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
+
+
+@cache
+def noise(t: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 + t)
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def train(
+    params: list[Tensor], optimizer: torch.optim.Optimizer, steps: range, sign: int = 1
+) -> None:
+    """Steps along gradients that depend on the parameters and on the step.
+
+    They are those of a convex function and of noise, so that a rounding error does not grow.
+    """
+    for t in steps:
+        for p in params:
+            p.grad = sign * (noise(t, p.shape, p.dtype) + 0.1 * torch.tanh(p.detach()))
+        optimizer.step()
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    scale = max(1.0, *(q.detach().abs().max().item() for q in expected))
+    for p, q in zip(found, expected, strict=True):
+        torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=tolerance * scale)
+
+
+def assert_parity(
+    ours: Optimizers, torchs: Optimizers, seed: int, dtype: torch.dtype, *, climb: bool = False
+) -> None:
+    """Both walk the same path, to a rounding error of the largest parameter on the way."""
+    paths = []
+    for made in (ours, torchs):
+        params, path = parameters(seed), []
+        optimizer = made(params)
+        for t in range(100):
+            train(params, optimizer, range(t, t + 1), -1 if climb else 1)
+            path.append(torch.cat([p.detach().flatten() for p in params]))
+        paths.append(torch.stack(path))
+    assert_close([paths[0]], [paths[1]], TOLERANCE[dtype])
+    assert paths[0][-1].ne(paths[0][0]).any()
+
+
+def eagerly(made: Callable[[list[Tensor]], tw.Optimizer]) -> Optimizers:
+    """The same with torch's own operations, for tests with so many rules that compiling shows."""
+
+    def make(params: list[Tensor]) -> tw.Optimizer:
+        optimizer = made(params)
+        optimizer.backend = "eager"
+        return optimizer
+
+    return make
+
+
+TWINS = [case for case in CASES if case.torch is not None]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", TWINS, ids=lambda case: case.name)
+def test_a_rule_walks_its_torch_twins_path(case: Case, seed: int, dtype: torch.dtype) -> None:
+    assert case.torch is not None
+    settings = case.drawn(np.random.default_rng(seed))
+    twin, arguments = getattr(torch.optim, case.torch.name), case.torch.arguments(settings)
+    assert_parity(
+        lambda params: tw.Optimizer(params, case.rule, backend="eager", **settings),
+        lambda params: twin(params, **arguments),
+        seed,
+        dtype,
+        climb=bool(arguments.get("maximize")),
+    )
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"maximize": True}], ids=str)
+@pytest.mark.parametrize("case", TWINS, ids=lambda case: case.name)
+def test_a_class_walks_its_torch_twins_path(case: Case, options: dict, dtype: torch.dtype) -> None:
+    assert case.torch is not None
+    settings = case.drawn(np.random.default_rng(10))
+    arguments = case.torch.arguments(settings) | options
+    ours, torchs = CLASSES[case.torch.name], getattr(torch.optim, case.torch.name)
+    assert_parity(
+        eagerly(lambda params: ours(params, **arguments)),
+        lambda params: torchs(params, **arguments),
+        0,
+        dtype,
+        climb=bool(arguments.get("maximize")),
+    )
+
+
+def test_every_class_of_torchs_has_a_twin_in_the_table() -> None:
+    assert {case.torch.name for case in TWINS if case.torch} == set(MIRRORS)
+
+
+@pytest.mark.parametrize("name", MIRRORS)
+def test_defaults_walk_torchs_path(name: str, dtype: torch.dtype) -> None:
+    assert_parity(CLASSES[name], getattr(torch.optim, name), 0, dtype)
+
+
+def test_the_comparison_sees_a_difference() -> None:
+    with pytest.raises(AssertionError):
+        assert_parity(
+            lambda params: tw.Adam(params, eps=1e-8),
+            lambda params: torch.optim.Adam(params, eps=1e-3),
+            0,
+            torch.float32,
+        )
+
+
+@pytest.mark.parametrize("name", MIRRORS)
+def test_constructors_are_torchs(name: str) -> None:
+    assert inspect.signature(CLASSES[name]) == inspect.signature(getattr(torch.optim, name))
+    ours, torchs = CLASSES[name](parameters()), getattr(torch.optim, name)(parameters())
+    for key, value in ours.defaults.items():
+        assert torchs.defaults[key] == value
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_classes_torch_lacks_take_the_rules_settings(name: str) -> None:
+    rule = next(r for r in rules.OPTIMIZERS.values() if r.title == name)
+    optimizer = CLASSES[name](parameters(), 0.25)
+    expected = rule.settings("torch", lr=0.25)
+    assert optimizer.defaults == {**expected.hypers, **expected.flags}
+
+
+def test_classes_have_the_names_of_the_rules() -> None:
+    assert set(CLASSES) == {rule.title for rule in rules.OPTIMIZERS.values()}
+    assert all(getattr(optim, name) is CLASSES[name] for name in CLASSES)
+    assert all(getattr(tw, name) is CLASSES[name] for name in CLASSES)
+    with pytest.raises(AttributeError, match="Did you mean Adam"):
+        optim.__getattr__("adam")
+
+
+def test_groups_have_settings_of_their_own() -> None:
+    ours, torchs = parameters(), parameters()
+
+    def groups(params: list[Tensor]) -> list[dict]:
+        return [
+            {"params": params[:2], "lr": 0.1, "momentum": 0.5},
+            {"params": params[2:], "nesterov": True, "momentum": 0.9},
+        ]
+
+    train(ours, tw.SGD(groups(ours), lr=0.01), range(20))
+    train(torchs, torch.optim.SGD(groups(torchs), lr=0.01), range(20))
+    assert_close(ours, torchs, 1e-6)
+
+
+def test_a_group_added_on_the_way_starts_from_the_beginning() -> None:
+    ours, torchs = parameters(), parameters()
+    for params, made in ((ours, tw.Adam), (torchs, torch.optim.Adam)):
+        optimizer = made(params[:2], lr=0.1)
+        train(params[:2], optimizer, range(5))
+        optimizer.add_param_group({"params": params[2:], "lr": 0.3})
+        train(params, optimizer, range(5, 10))
+    assert_close(ours, torchs, 1e-6)
+
+
+@pytest.mark.parametrize("name", MIRRORS)
+def test_parameters_without_gradient_stand_still(name: str) -> None:
+    ours, torchs = parameters(), parameters()
+    for params, made in ((ours, CLASSES[name]), (torchs, getattr(torch.optim, name))):
+        params[0].requires_grad_(False)
+        optimizer = made(params)
+        for t in range(12):
+            train(params, optimizer, range(t, t + 1))
+            for i, p in enumerate(params):
+                generator = torch.Generator().manual_seed(100 * t + i)
+                p.grad = (
+                    None
+                    if (t + i) % 3 == 0 or i == 0
+                    else torch.randn(p.shape, generator=generator)
+                )
+            optimizer.step()
+            params[0].grad = None
+    assert_close(ours, torchs, 1e-6)
+
+
+def test_frozen_parameters_are_left_alone() -> None:
+    params = parameters()
+    params[0].requires_grad_(False)
+    before = params[0].clone()
+    optimizer = tw.Adam(params)
+    train(params[1:], optimizer, range(3))
+    assert torch.equal(params[0], before)
+    assert params[0] not in optimizer.state
+
+
+def test_a_closure_is_called_once_with_gradients_on() -> None:
+    (p, *_), calls = parameters(), []
+    optimizer = tw.SGD([p], lr=0.1)
+
+    def closure() -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = (p**2).sum()
+        loss.backward()
+        return loss
+
+    before = p.detach().clone()
+    loss = optimizer.step(closure)
+    assert calls == [True]
+    assert loss == (before**2).sum()
+    torch.testing.assert_close(p.detach(), before - 0.1 * 2 * before)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_learning_rate_schedulers_work(name: str) -> None:
+    ours, torchs = parameters(), parameters()
+    for params, made in ((ours, CLASSES[name]), (torchs, getattr(torch.optim, name))):
+        optimizer = made(params, lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
+        for t in range(10):
+            train(params, optimizer, range(t, t + 1))
+            scheduler.step()
+    assert_close(ours, torchs, 1e-6)
+
+
+def test_one_cycle_changes_the_betas_too() -> None:
+    ours, torchs = parameters(), parameters()
+    for params, made in ((ours, tw.Adam), (torchs, torch.optim.Adam)):
+        optimizer = made(params, lr=0.1)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=12)
+        for t in range(10):
+            train(params, optimizer, range(t, t + 1))
+            scheduler.step()
+    assert_close(ours, torchs, 1e-6)
+
+
+CHAIN = rules.chain(rules.l2(1e-2), rules.noise(seed=3), rules.nadam, rules.decay(0.1))
+MAKERS: dict[str, Optimizers] = {
+    **{name: eagerly(made) for name, made in CLASSES.items()},
+    "compiled": tw.NAdam,
+    "SGD with momentum": lambda params: tw.SGD(params, lr=0.1, momentum=0.9, dampening=0.5),
+    "chain": lambda params: tw.Optimizer(params, CHAIN, lr=0.01),
+}
+
+
+def by_state_dict(optimizer: torch.optim.Optimizer, made: Optimizers, params: list[Tensor]):
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    other = made(params)
+    other.load_state_dict(torch.load(buffer))
+    return params, other
+
+
+def by_deepcopy(optimizer: torch.optim.Optimizer, made: Optimizers, params: list[Tensor]):
+    other = copy.deepcopy(optimizer)
+    return [p for group in other.param_groups for p in group["params"]], other
+
+
+def by_pickle(optimizer: torch.optim.Optimizer, made: Optimizers, params: list[Tensor]):
+    other = pickle.loads(pickle.dumps(optimizer))
+    return [p for group in other.param_groups for p in group["params"]], other
+
+
+@pytest.mark.parametrize("resumed", [by_state_dict, by_deepcopy, by_pickle])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_run_that_is_interrupted_goes_on_as_it_would_have(name: str, resumed) -> None:
+    made = MAKERS[name]
+    params = parameters(dtype=torch.float64)
+    optimizer = made(params)
+    train(params, optimizer, range(5))
+    copies = [p.detach().clone().requires_grad_() for p in params]
+    others, other = resumed(optimizer, made, copies)
+    assert type(other) is type(optimizer)
+    train(params, optimizer, range(5, 10))
+    train(others, other, range(5, 10))
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+
+
+SHARED_STEPS = "all parameters share one tensor of steps, which torch counts up in place"
+TORCHS = [
+    *((name, {}) for name in MIRRORS),
+    ("SGD", {"momentum": 0.9}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.5}),
+    ("SGD", {"momentum": 0.9, "nesterov": True}),
+    ("RMSprop", {"centered": True, "momentum": 0.9}),
+    ("Adam", {"amsgrad": True}),
+]
+COUNTED = {"Adam", "AdamW", "Adamax", "NAdam"}
+
+
+def assert_other_goes_on(first: Optimizers, second: Optimizers) -> None:
+    """`second` goes on from `first`'s checkpoint as `first` does."""
+    params = parameters(dtype=torch.float64)
+    optimizer = first(params)
+    train(params, optimizer, range(5))
+    others = [p.detach().clone().requires_grad_() for p in params]
+    other = second(others)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(params, optimizer, range(5, 10))
+    train(others, other, range(5, 10))
+    # torch holds NAdam's product of momenta in float32.
+    assert_close(others, params, 1e-12 if type(optimizer).__name__ != "NAdam" else 1e-9)
+
+
+@pytest.mark.parametrize(("name", "arguments"), TORCHS, ids=str)
+def test_torchs_checkpoints_are_loaded(name: str, arguments: dict, request) -> None:
+    if "dampening" in arguments:
+        reason = "torch's SGD counts no steps, so the next gradient is taken for the first"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    assert_other_goes_on(
+        lambda params: getattr(torch.optim, name)(params, lr=0.1, **arguments),
+        lambda params: CLASSES[name](params, lr=0.1, **arguments),
+    )
+
+
+@pytest.mark.parametrize(("name", "arguments"), TORCHS, ids=str)
+def test_torch_loads_our_checkpoints(name: str, arguments: dict, request) -> None:
+    if name in COUNTED:
+        request.applymarker(pytest.mark.xfail(reason=SHARED_STEPS))
+    assert_other_goes_on(
+        lambda params: CLASSES[name](params, lr=0.1, **arguments),
+        lambda params: getattr(torch.optim, name)(params, lr=0.1, **arguments),
+    )
+
+
+def test_state_has_torchs_names() -> None:
+    for name, arguments in TORCHS:
+        ours, torchs = parameters(), parameters()
+        held = CLASSES[name](ours, lr=0.1, **arguments)
+        theirs = getattr(torch.optim, name)(torchs, lr=0.1, **arguments)
+        train(ours, held, range(1))
+        train(torchs, theirs, range(1))
+        for p, q in zip(ours, torchs, strict=True):
+            # torch's SGD counts no steps.
+            assert {*theirs.state[q]} - {*held.state[p]} == set()
+            assert {*held.state[p]} - {*theirs.state[q]} <= {"step"}
+
+
+OUT_OF_RANGE = [
+    ("SGD", {"lr": -1.0}, "lr is -1.0"),
+    ("SGD", {"momentum": 1.0}, "gamma is 1.0"),
+    ("SGD", {"nesterov": True}, "requires a momentum"),
+    ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "zero dampening"),
+    ("Adam", {"betas": (0.9, 1.0)}, "beta2 is 1.0"),
+    ("Adam", {"eps": 0.0}, "eps is 0.0"),
+    ("AdamW", {"weight_decay": -1}, "weight_decay is -1"),
+    ("Adam", {"capturable": True}, "capturable is True"),
+    ("Adam", {"differentiable": True}, "differentiable is True"),
+    ("QHM", {"nu": 2}, "nu is 2"),
+    ("AggMo", {"betas": ()}, "betas is ()"),
+    ("QHAdam", {"nu": 1}, "Did you mean nu"),
+    ("QHAdam", {"convention": "pytorch"}, "Did you mean torch"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), OUT_OF_RANGE, ids=str)
+def test_what_is_out_of_range_is_refused_at_once(name: str, arguments: dict, message: str) -> None:
+    with pytest.raises(tw.UsageError) as error:
+        CLASSES[name](parameters(), **arguments)
+    assert message in str(error.value)
+
+
+def test_a_group_is_checked_too() -> None:
+    optimizer = tw.Adam(parameters()[:1])
+    with pytest.raises(tw.UsageError, match="lr is -1"):
+        optimizer.add_param_group({"params": parameters()[1:], "lr": -1})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_value_set_on_the_way_is_checked_before_the_step() -> None:
+    params = parameters()
+    optimizer = tw.Adam(params)
+    train(params, optimizer, range(1))
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[0]["lr"] = -1
+    with pytest.raises(tw.UsageError, match="lr is -1"):
+        train(params, optimizer, range(1))
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def test_a_stage_is_no_optimizer() -> None:
+    with pytest.raises(tw.UsageError, match="a stage, which moves nothing"):
+        tw.Optimizer(parameters(), rules.l2)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse gradients"):
+        tw.Adam([p]).step()
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1, dtype=torch.float64)], ids=str)
+def test_the_learning_rate_may_be_a_tensor(lr) -> None:
+    ours, plain = parameters(), parameters()
+    train(ours, tw.Adam(ours, lr=lr), range(3))
+    train(plain, tw.Adam(plain, lr=0.1), range(3))
+    assert_close(ours, plain, 1e-12)
+
+
+def reference(rule: tw.rules.Rule, steps: range, **settings) -> list[np.ndarray]:
+    """What `train` does, by the reference."""
+    params = parameters(dtype=torch.float64)
+    arrays = {str(i): p.detach().numpy() for i, p in enumerate(params)}
+    state = None
+    for t in steps:
+        grads = {
+            n: noise(t, p.shape, torch.float64).numpy() + 0.1 * np.tanh(p)
+            for n, p in arrays.items()
+        }
+        arrays, state = rule.step(arrays, grads, state, convention="torch", **settings)
+    return list(arrays.values())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_chain_with_noise_walks_the_references_path(groups: int) -> None:
+    params = parameters(dtype=torch.float64)
+    parts = [params] if groups == 1 else [params[:1], params[1:]]
+    optimizer = tw.Optimizer([{"params": part} for part in parts], CHAIN, lr=0.02)
+    train(params, optimizer, range(20))
+    for p, q in zip(params, reference(CHAIN, range(20), lr=0.02), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), q, rtol=1e-10, atol=1e-12)
+
+
+def lookahead(params: list[Tensor], **settings) -> tw.Optimizer:
+    return tw.Optimizer(params, rules.nag, lookahead=True, lr=0.1, **settings)
+
+
+def test_lookahead_takes_the_gradient_ahead_and_comes_back() -> None:
+    p = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = lookahead([p], convention="paper", gamma=0.9)
+    theta, state, points = p.detach().numpy().copy(), None, []
+    for _ in range(10):
+
+        def closure() -> Tensor:
+            points.append(p.detach().numpy().copy())
+            optimizer.zero_grad()
+            loss = torch.log(torch.cosh(p)).sum()
+            loss.backward()
+            return loss
+
+        seen = []
+
+        def gradient(at: np.ndarray, seen=seen) -> np.ndarray:
+            seen.append(at)
+            return np.tanh(at)
+
+        optimizer.step(closure)
+        theta, state = rules.nag.step(theta, gradient, state, lookahead=True, lr=0.1, gamma=0.9)
+        np.testing.assert_allclose(points[-1], seen[0], rtol=1e-12)
+        np.testing.assert_allclose(p.detach().numpy(), theta, rtol=1e-12)
+
+
+def test_lookahead_comes_back_when_the_closure_fails() -> None:
+    params = parameters()
+    optimizer = lookahead(params)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = sum((p**2).sum() for p in params)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = [p.detach().clone() for p in params]
+    seen = []
+
+    def fails() -> Tensor:
+        seen.extend(p.detach().clone() for p in params)
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today"):
+        optimizer.step(fails)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    assert not torch.equal(seen[0], before[0])
+
+
+def test_lookahead_needs_a_closure() -> None:
+    with pytest.raises(tw.UsageError, match=r"step\(closure\)"):
+        lookahead(parameters()).step()
