@@ -141,6 +141,8 @@ def drawn(h: Hyper, rng: np.random.Generator) -> Setting:
             return 1 - logarithmic(1 - high, 1 - low)
         case "[0, 1]":
             return float(rng.uniform())
+        case "[0, 10]":
+            return float(rng.uniform(0, 10))
         case "(0, inf)":
             return logarithmic(1e-8, 1e-3)
         case "[0, inf)":
@@ -733,11 +735,11 @@ _MOMENTS = [
         rules.adamax,
         _MAX_SETTINGS | {"beta2": 0.0},
         worked=Worked(
-            # No step where no gradient was ever seen. With beta2 = 0, so that u = |g|, and a last
-            # gradient of 0 the paper divides by 0; the rule divides by 1 there.
+            # No step where u is 0, by which the paper divides: where no gradient was ever seen, and
+            # with beta2 = 0, so that u = |g|, where the last gradient is 0, although m is not.
             #   m1 = 0.2 * (0.5, 0)                    = (0.1,  0   )
             #   m2 = 0.8 * (0.1, 0) + 0.2 * (0, 0.25)  = (0.08, 0.05)
-            path(START, (0.1 / 0.2 * 0.1 / 0.5, 0), (0.1 / 0.36 * 0.08, 0.1 / 0.36 * 0.05 / 0.25)),
+            path(START, (0.1 / 0.2 * 0.1 / 0.5, 0), (0, 0.1 / 0.36 * 0.05 / 0.25)),
             gradients=((0.5, 0), (0, 0.25)),
         ),
     ),

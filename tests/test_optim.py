@@ -306,7 +306,6 @@ def test_a_run_that_is_interrupted_goes_on_as_it_would_have(name: str, resumed) 
         assert torch.equal(p, q)
 
 
-SHARED_STEPS = "all parameters share one tensor of steps, which torch counts up in place"
 TORCHS = [
     *((name, {}) for name in MIRRORS),
     ("SGD", {"momentum": 0.9}),
@@ -315,7 +314,6 @@ TORCHS = [
     ("RMSprop", {"centered": True, "momentum": 0.9}),
     ("Adam", {"amsgrad": True}),
 ]
-COUNTED = {"Adam", "AdamW", "Adamax", "NAdam"}
 
 
 def assert_other_goes_on(first: Optimizers, second: Optimizers) -> None:
@@ -333,10 +331,7 @@ def assert_other_goes_on(first: Optimizers, second: Optimizers) -> None:
 
 
 @pytest.mark.parametrize(("name", "arguments"), TORCHS, ids=str)
-def test_torchs_checkpoints_are_loaded(name: str, arguments: dict, request) -> None:
-    if "dampening" in arguments:
-        reason = "torch's SGD counts no steps, so the next gradient is taken for the first"
-        request.applymarker(pytest.mark.xfail(reason=reason))
+def test_torchs_checkpoints_are_loaded(name: str, arguments: dict) -> None:
     assert_other_goes_on(
         lambda params: getattr(torch.optim, name)(params, lr=0.1, **arguments),
         lambda params: CLASSES[name](params, lr=0.1, **arguments),
@@ -344,9 +339,7 @@ def test_torchs_checkpoints_are_loaded(name: str, arguments: dict, request) -> N
 
 
 @pytest.mark.parametrize(("name", "arguments"), TORCHS, ids=str)
-def test_torch_loads_our_checkpoints(name: str, arguments: dict, request) -> None:
-    if name in COUNTED:
-        request.applymarker(pytest.mark.xfail(reason=SHARED_STEPS))
+def test_torch_loads_our_checkpoints(name: str, arguments: dict) -> None:
     assert_other_goes_on(
         lambda params: CLASSES[name](params, lr=0.1, **arguments),
         lambda params: getattr(torch.optim, name)(params, lr=0.1, **arguments),

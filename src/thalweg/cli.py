@@ -68,6 +68,7 @@ def compare(
     ] = None,
 ) -> None:
     """Train a task with each optimizer, and say which is best and when it is a tie."""
+    from thalweg import tasks
     from thalweg.lab import comparison
     from thalweg.lab.display import Display, print_summary
     from thalweg.lab.plan import Plan
@@ -93,6 +94,7 @@ def compare(
             seeds=tuple(range(seeds)),
             target=target,
         )
+        tasks.check(task)
         plan.check()
         if out is not None:
             check_unused(out)

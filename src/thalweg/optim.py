@@ -190,7 +190,7 @@ class Optimizer(torch.optim.Optimizer):
             or known.program is not c.program
             or known.present != present
             or not all(map(is_, known.params, group["params"]))
-            or not all(batch.intact() for batch in known.batches)
+            or not all(batch.intact(self.state) for batch in known.batches)
         ):
             batches = self._gathered(group, c, present)
             known = _Gathering(c.program, list(group["params"]), present, batches)
@@ -285,14 +285,25 @@ class _Batch:
             *((keys[name], self._buffers[name]) for name in self._buffers if name != "theta"),
         ]
         self._take = backends.bound(program, self._buffers, streams, backend)
+        self._versions = self._counted()
 
-    def intact(self) -> bool:
-        """Whether the state is still the tensors that were gathered: a user may replace them."""
-        return all(
-            state.get(key) is tensor
-            for key, tensors in self._kept
-            for state, tensor in zip(self._states, tensors, strict=True)
+    def intact(self, held: Mapping[Tensor, Any]) -> bool:
+        """Whether the state is still what was gathered: a user may replace it or change a count."""
+        return (
+            self._versions == self._counted()
+            and all(
+                held.get(p) is state for p, state in zip(self.params, self._states, strict=True)
+            )
+            and all(
+                state.get(key) is tensor
+                for key, tensors in self._kept
+                for state, tensor in zip(self._states, tensors, strict=True)
+            )
         )
+
+    def _counted(self) -> list[int]:
+        """How often each tensor of scalars was changed; a view counts for the whole."""
+        return [tensor._version for tensor in self._shared.values()]  # pyright: ignore
 
     def _numbers(self, hypers: Mapping[str, float]) -> tuple[Sequence[float], dict[str, float]]:
         scalars = {name: tensor[0].item() for name, tensor in self._shared.items()}
@@ -306,6 +317,7 @@ class _Batch:
         self._take(numbers, [p.grad for p in self.params])
         for name, tensor in self._shared.items():
             tensor.fill_(new[name])
+        self._versions = self._counted()
 
     def gradient_points(self, hypers: Mapping[str, float]) -> list[Tensor]:
         """Where each parameter's gradient is to be taken."""

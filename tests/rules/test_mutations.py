@@ -7,6 +7,7 @@ catches would be a hole in the case table.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from cases import CASES, Case
 from thalweg.rules import reference
 from thalweg.rules.rule import Trace
-from thalweg.rules.vocabulary import Expr, node, normal, symbol, walk
+from thalweg.rules.vocabulary import Expr, const, node, normal, symbol, walk
 
 Change = Callable[[Expr, tuple[Expr, ...]], Expr]
 
@@ -41,6 +42,7 @@ class Mutant:
 
     broken: Trace
     name: str = "mutant"
+    is_stage: bool = False
 
     def trace(self, settings: object) -> Trace:
         return self.broken
@@ -66,7 +68,7 @@ def rebuilt(trace: Trace, change: Change, leaves: Mapping[Expr, Expr] | None = N
 
 def broken(parent: Expr, operand: Expr) -> Expr:
     if operand.op == "const":
-        return 2 * operand + 1
+        return const(1) if operand.constant == inf else 2 * operand + 1
     # Noise is a function of whole numbers.
     return operand + 1 if parent.op == "normal" else 1.01 * operand
 

@@ -148,7 +148,7 @@ def test_pooch_is_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(UsageError) as caught:
         read(FILE)
-    assert_says(caught, FILE.path, "pip install pooch", "THALWEG_DATA", *URLS)
+    assert_says(caught, FILE.path, "needs pooch", "THALWEG_DATA", *URLS)
 
 
 def test_empty_thalweg_data_is_as_unset(cache: Path, monkeypatch: pytest.MonkeyPatch):

@@ -186,9 +186,10 @@ def _reflected(
 
 def _where(condition: Operand, x: Operand, y: Operand, like: Tensors) -> Tensors:
     if isinstance(condition, list):
-        chosen = _each(torch.where)(condition, x, y)
-        # Between two numbers torch chooses in its default dtype.
-        return [a.to(p.dtype) for a, p in zip(chosen, like, strict=True)]
+        if not isinstance(x, list) and not isinstance(y, list):
+            # Between two numbers torch chooses in its default dtype.
+            x = [torch.full_like(p, x) for p in like]
+        return _each(torch.where)(condition, x, y)
     chosen = x if condition else y
     if isinstance(chosen, list):
         return [a.clone() for a in chosen]

@@ -39,21 +39,20 @@ def bound(
         if not all(type(x) in (Tensor, torch.nn.Parameter) and _dense(x, dtype) for x in row):
             return None
     kernel = _kernel(program, _REALS[dtype])
-    sizes = np.array([x.numel() for x in theta], dtype=np.int64)
+    counts = [x.numel() for x in theta]
+    sizes = np.array(counts, dtype=np.int64)
     addresses = np.zeros((len(names), len(theta)), dtype=np.uint64)
-    for row, name in enumerate(names):
-        if name not in ("theta", "g"):
-            addresses[row] = [x.data_ptr() for x in buffers[name]]
-    at_theta, at_g = addresses[names.index("theta")], addresses[names.index("g")]
     written = [x for name in program.outputs for x in buffers[name]]
     numbers_at = np.zeros(program.count, dtype=_REALS[dtype])
 
     def step(numbers: Sequence[float], grads: list[Tensor]) -> bool:
-        for x, g in zip(theta, grads, strict=True):
-            if not (_dense(x, dtype) and _dense(g, dtype)):
-                return False
-        at_theta[:] = [x.data_ptr() for x in theta]
-        at_g[:] = [g.data_ptr() for g in grads]
+        # Any tensor's data may have been replaced, by another size of it too.
+        for row, name in enumerate(names):
+            row_of = grads if name == "g" else buffers[name]
+            for x, count in zip(row_of, counts, strict=True):
+                if not _dense(x, dtype) or x.numel() != count:
+                    return False
+            addresses[row] = [x.data_ptr() for x in row_of]
         numbers_at[:] = numbers
         kernel(addresses, sizes, numbers_at)
         # The kernel wrote behind torch's back; autograd's check for stale values must know.
@@ -64,7 +63,13 @@ def bound(
 
 
 def _dense(x: Tensor, dtype: torch.dtype) -> bool:
-    return x.dtype is dtype and x.layout is torch.strided and x.is_cpu and x.is_contiguous()
+    return (
+        x.dtype is dtype
+        and x.layout is torch.strided
+        and x.is_cpu
+        and x.is_contiguous()
+        and not x.is_neg()
+    )
 
 
 @lru_cache(maxsize=1024)

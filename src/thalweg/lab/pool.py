@@ -1,6 +1,7 @@
 """A pool of worker processes that survives the death of any of them."""
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from thalweg.lab.worker import Ended, Message, Order, Progress, Ready, Unusable,
 __all__ = ["Event", "Pool", "Started"]
 
 _ATTEMPTS = 2
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Started:
@@ -37,7 +39,18 @@ class _Worker:
         self.connection: Connection[Order, Message]
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=serve, args=(theirs, task), daemon=True)
-        self.process.start()
+        # Libraries of linear algebra read these when they are loaded, and otherwise start a
+        # thread per core in every process, which then wait for work by spinning.
+        before = {name: os.environ.get(name) for name in _THREADS}
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+        try:
+            self.process.start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
         theirs.close()
         self.run: Run | None = None
         self.ready = False

@@ -545,7 +545,11 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any,
     try:
         result = function(**arguments)
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:
+            # cProfile's profiler, which is no function, turns itself on again.
+            before.enable()
     return result, variables
 
 

@@ -7,12 +7,11 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from zlib import crc32
 
 from thalweg.errors import UsageError, unknown
 from thalweg.tasks.task import Data, Task
 
-__all__ = ["TASKS", "Data", "Task", "load"]
+__all__ = ["TASKS", "Data", "Task", "check", "load"]
 
 TASKS: dict[str, str] = {
     "digits": "8x8 handwritten digits, 1,079 to train on; perceptron 64-64-32-10",
@@ -20,8 +19,23 @@ TASKS: dict[str, str] = {
 }
 """The built-in tasks and what they are; each is in the module of its name, with _ for -."""
 
-# What task files have imported from their own folders, by name.
-_siblings: set[str] = set()
+_OWN = re.compile(r"(.+\.py)(?::(.*))?", re.DOTALL)
+
+
+def check(spec: str) -> None:
+    """See that there is such a task, without loading it.
+
+    Raises:
+        UsageError: no task has that name, or there is no such file.
+    """
+    own = _OWN.fullmatch(spec)
+    if own is None and spec not in TASKS:
+        raise UsageError(
+            f"{unknown('task', spec, TASKS)} A task of your own is written path/to/file.py:task."
+        )
+    if own and not (path := Path(own[1]).expanduser()).is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UsageError(f"the task file {path} {what}; it was looked for at {path.resolve()}.")
 
 
 def load(spec: str) -> Task:
@@ -36,36 +50,26 @@ def load(spec: str) -> Task:
     Raises:
         UsageError: there is no such task, or the file cannot be imported.
     """
-    own = re.fullmatch(r"(.+\.py)(?::(.*))?", spec, re.DOTALL)
+    check(spec)
+    own = _OWN.fullmatch(spec)
     if own:
         path = Path(own[1]).expanduser()
         return _attribute(_imported(path), own[2] or "task", path)
-    if spec not in TASKS:
-        raise UsageError(
-            f"{unknown('task', spec, TASKS)} A task of your own is written path/to/file.py:task."
-        )
     return import_module(f"thalweg.tasks.{spec.replace('-', '_')}").task
 
 
 def _imported(path: Path) -> ModuleType:
     file = path.resolve()
-    if not file.is_file():
-        what = "is not a file" if file.exists() else "does not exist"
-        raise UsageError(f"the task file {path} {what}; it was looked for at {file}.")
-    # The same in every process, so that what is defined there can go from one to another.
-    name = f"{file.stem}_{crc32(bytes(file)):08x}"
+    # A task.py or a random.py must not stand in the way of another module of that name.
+    name = f"own_task_{file.stem}"
     spec = spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    # Two task files may each have a model.py beside them: neither may get the other's.
-    for sibling in _siblings:
-        sys.modules.pop(sibling, None)
-    _siblings.clear()
-    before = set(sys.modules)
+    # As for a script, so that a task may import what is beside it.
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
     sys.modules[name] = module
-    folder = str(file.parent)
-    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -75,13 +79,6 @@ def _imported(path: Path) -> ModuleType:
             f"the task file {path} cannot be imported: {_place(error, file)}: "
             f"{type(error).__name__}: {reason}"
         ) from error
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-        for new in sys.modules.keys() - before - {name}:
-            origin = getattr(sys.modules[new], "__file__", None)
-            if "." not in new and origin and Path(origin).parent == file.parent:
-                _siblings.add(new)
     return module
 
 

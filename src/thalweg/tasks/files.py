@@ -72,38 +72,53 @@ def read(file: DataFile) -> bytes:
 def _cached(file: DataFile) -> Path:
     try:
         import pooch  # pyright: ignore
+        from filelock import FileLock
     except ImportError as error:
         raise UsageError(
-            f"{file.path} has to be downloaded, which needs pooch: pip install pooch. Or download "
-            f"it yourself from {' or '.join(file.urls)} and {_by_hand(file)}"
+            f"{file.path} has to be downloaded, which needs {error.name}: pip install "
+            f'"thalweg[lab]". {_by_hand(file)}'
         ) from error
     path = Path(pooch.os_cache("thalweg")) / file.path
     if path.exists():
         return path
-    tried = [f"{path} (does not exist)"]
+    tried = [f"{path}: does not exist"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may want the same file; one of them downloads it for all.
+        with FileLock(f"{path}.lock"):
+            if path.exists() or _downloaded(file, path, tried):
+                return path
+    except OSError as error:
+        tried.append(f"{path}: cannot be written ({error})")
+    places = "\n  ".join(tried)
+    raise UsageError(
+        f"the data file {file.path} was not found. It was looked for at\n  {places}\n"
+        f"Check the network and try again. {_by_hand(file)}"
+    )
+
+
+def _downloaded(file: DataFile, path: Path, tried: list[str]) -> bool:
+    import pooch  # pyright: ignore
+
     for url in file.urls:
         try:
             pooch.retrieve(url, f"sha256:{file.sha256}", path.name, str(path.parent))  # pyright: ignore
         except ValueError as error:
             reason, _, _ = str(error).partition(". ")
-            tried.append(f"{url} ({reason})")
+            tried.append(f"{url}: {reason}")
         except OSError as error:
             # requests puts what went wrong at the end of a long line that repeats the URL.
             reason = str(error).rpartition("Caused by ")[2]
-            tried.append(f"{url} ({type(error).__name__}: {shorten(reason, 200)})")
+            tried.append(f"{url}: {type(error).__name__} ({shorten(reason, 120)})")
         else:
-            return path
-    raise UsageError(
-        f"the data file {file.path} could not be downloaded. It was looked for at "
-        f"{'; '.join(tried)}. Check the network and try again, or download it elsewhere from "
-        f"one of these addresses and {_by_hand(file)}"
-    )
+            return True
+    return False
 
 
 def _by_hand(file: DataFile) -> str:
     return (
-        f"set THALWEG_DATA to the folder in which you put it as {file.path}; "
-        "THALWEG_DATA is not set now."
+        f"Or download it yourself from {' or '.join(file.urls)}, put it into a folder of your own "
+        f"as {file.path}, and set THALWEG_DATA to that folder; it is not set now."
     )
 
 

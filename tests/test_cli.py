@@ -1,0 +1,374 @@
+"""The command as a user meets it, bad input first."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from thalweg.cli import main
+
+# Small enough to train in a moment, in a file as a user would write it.
+TASK = """
+import torch
+from torch import nn
+from thalweg import Data, Task
+
+def data():
+    x = torch.linspace(-1, 1, 64).unsqueeze(1)
+    return Data(train=(x, 2 * x), validation=(x, 2 * x))
+
+def distance(outputs, targets):
+    return (outputs - targets).abs().mean()
+
+task = Task(name="line", data=data, model=lambda: nn.Linear(1, 1), loss=nn.functional.mse_loss,
+            metric=distance, metric_name="distance", higher_is_better=False, epochs=3,
+            batch_size=16)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "line.py").write_text(TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("THALWEG_DATA", raising=False)
+    return tmp_path
+
+
+def thalweg(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "thalweg", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+def mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str) -> str:
+    """What the command says of a mistake; it ends with status 2 and without a traceback."""
+    monkeypatch.setattr(sys, "argv", ["thalweg", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("compare --optimizers adm", ["unknown optimizer 'adm'", "Did you mean adam"]),
+        ("compare --optimizers sgd,momentun", ["'momentun'", "Did you mean momentum"]),
+        ("compare digit", ["unknown task 'digit'", "Did you mean digits", "path/to/file.py:task"]),
+        ("compare --epoch 3", ["No such option: --epoch", "--epochs"]),
+        ("comapre", ["No such command 'comapre'", "compare"]),
+        ("list optimisers", ["'optimisers'", "Did you mean optimizers"]),
+        ("explain adamv", ["'adamv'", "Did you mean", "adamw"]),
+        ("explain adam --convention kears", ["'kears'", "Did you mean keras"]),
+        ("compare --optimizers adam:beta3=0.9", ["setting of adam 'beta3'", "beta2"]),
+        ("compare --lr -1", ["lr is -1", "[0, inf)"]),
+        ("compare --optimizers adam:beta1=1.0", ["beta1 is 1.0", "[0, 1)"]),
+        ("compare --optimizers adam:eps=0", ["eps is 0", "(0, inf)"]),
+        ("compare --optimizers qhm:nu=2", ["nu is 2", "[0, 1]"]),
+        ("compare --optimizers adam:lr=abc", ["lr is 'abc'", "[0, inf)"]),
+        ("compare --optimizers adam:lr", ["'lr'", "setting=value"]),
+        ("compare --optimizers sgd+adam", ["2 rules", "exactly one"]),
+        ("compare --optimizers l2", ["0 rules", "exactly one"]),
+        ("compare --epochs 0", ["epochs is 0", "at least 1"]),
+        ("compare --epochs x", ["--epochs", "integer"]),
+        ("compare --seeds 0", ["seeds is 0", "at least 1"]),
+        ("compare --jobs 0", ["jobs is 0", "at least 1"]),
+        ("compare --batch-size 0", ["'0'", "from 1", "full"]),
+        ("compare --batch-size many", ["'many'", "from 1", "full"]),
+        ("compare nofile.py:task", ["nofile.py does not exist"]),
+        ("compare --resume nowhere", ["no comparison in nowhere", "--out"]),
+        ("compare --out line.py", ["line.py is a file"]),
+    ],
+)
+def test_mistake_is_named_with_what_is_allowed(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    says: list[str],
+):
+    # The box around some messages breaks their lines.
+    said = " ".join(mistake(capsys, monkeypatch, line).replace("│", " ").split())
+    for part in says:
+        assert part in said
+    assert sorted(p.name for p in folder.iterdir()) == ["line.py"]
+
+
+def test_missing_data_set(folder: Path):
+    ended = thalweg("compare", "fashion-mnist", THALWEG_DATA=str(folder))
+    assert ended.returncode == 2
+    assert str(folder / "FashionMNIST/raw/train-images-idx3-ubyte.gz") in ended.stderr
+    assert "THALWEG_DATA" in ended.stderr
+    assert "github.com/zalandoresearch" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (folder / "thalweg-runs").exists()
+
+
+def test_altered_data_file(folder: Path):
+    file = folder / "FashionMNIST/raw/train-images-idx3-ubyte.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"truncated")
+    ended = thalweg("compare", "fashion-mnist", THALWEG_DATA=str(folder))
+    assert ended.returncode == 2
+    expected = "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+    assert expected in ended.stderr
+    assert sha256(b"truncated").hexdigest() in ended.stderr
+    assert "truncated or altered" in ended.stderr
+    assert not (folder / "thalweg-runs").exists()
+
+
+def test_comparison_of_an_own_task(folder: Path):
+    ended = thalweg(
+        "compare",
+        "line.py",
+        "--optimizers",
+        "sgd:lr=0.1,adam:lr=0.1",
+        "--out",
+        "out",
+        "--jobs",
+        "2",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "best on line after 3 epochs" in " ".join(ended.stdout.split())
+    assert "distance" in ended.stdout
+    page = (folder / "out/report.html").read_text()
+    assert "sgd:lr=0.1" in page
+    rows = sqlite3.connect(folder / "out/results.sqlite").execute(
+        "SELECT optimizer, seed, status FROM runs ORDER BY optimizer, seed"
+    )
+    assert list(rows) == [
+        (o, s, "finished") for o in ("adam:lr=0.1", "sgd:lr=0.1") for s in (0, 1, 2)
+    ]
+    again = thalweg("compare", "line.py", "--out", "out")
+    assert again.returncode == 2
+    assert "nothing in it is overwritten" in again.stderr
+    assert "--resume out" in again.stderr
+    assert (folder / "out/report.html").read_text() == page
+
+
+FAULTS = {
+    "raises": (
+        "loss",
+        "raise RuntimeError('no loss today')",
+        "failed: RuntimeError: no loss today",
+    ),
+    "nan": (
+        "loss",
+        "return (outputs * float('nan')).mean()",
+        "diverged: the training loss was nan",
+    ),
+    "shapes": ("loss", "return (outputs - targets.repeat(1, 3) @ targets).sum()", "failed: "),
+    "broadcast": (
+        "loss",
+        "return nn.functional.mse_loss(outputs, targets.squeeze(1))",
+        "failed: UserWarning: Using a target size",
+    ),
+    "metric": ("metric", "return float('nan')", "diverged: the metric (distance) was nan"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_run_is_recorded_and_the_others_go_on(folder: Path, fault: str):
+    what, body, says = FAULTS[fault]
+    replaced = {"loss": "nn.functional.mse_loss", "metric": "distance"}[what]
+    text = TASK.replace(f"{what}={replaced}", f"{what}=faulty")
+    text = text.replace(
+        "task = Task",
+        f"""
+def faulty(outputs, targets):
+    if torch.initial_seed() == 1:
+        {body}
+    return {replaced}(outputs, targets)
+
+task = Task""",
+    )
+    (folder / "line.py").write_text(text)
+    ended = thalweg(
+        "compare", "line.py", "--optimizers", "sgd", "--seeds", "3", "--out", "o", "--jobs", "1"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert says in " ".join(ended.stdout.split())
+    page = " ".join((folder / "o/report.html").read_text().replace("&#39;", "'").split())
+    assert says.partition(": ")[2] in page
+    rows = dict(
+        sqlite3.connect(folder / "o/results.sqlite").execute("SELECT seed, status FROM runs")
+    )
+    assert rows == {0: "finished", 1: says.partition(":")[0], 2: "finished"}
+
+
+def test_diverging_optimizer_is_recorded(folder: Path):
+    ended = thalweg("compare", "line.py", "--optimizers", "sgd:lr=1e30,adam", "--out", "o")
+    assert ended.returncode == 0, ended.stderr
+    rows = sqlite3.connect(folder / "o/results.sqlite").execute(
+        "SELECT DISTINCT optimizer, status FROM runs ORDER BY optimizer"
+    )
+    assert list(rows) == [("adam", "finished"), ("sgd:lr=1e30", "diverged")]
+    assert "diverged: the training loss was" in " ".join(ended.stdout.split())
+
+
+def test_all_runs_fail(folder: Path):
+    (folder / "line.py").write_text(TASK.replace("nn.Linear(1, 1)", "1 / 0"))
+    ended = thalweg("compare", "line.py", "--optimizers", "sgd", "--seeds", "1")
+    assert ended.returncode == 1
+    assert "No run finished" in ended.stdout
+    assert "ZeroDivisionError" in ended.stdout
+    assert "line.py, line" in " ".join(ended.stdout.split())
+
+
+def test_data_that_cannot_be_loaded(folder: Path):
+    (folder / "line.py").write_text(TASK.replace("def data():", "def data():\n    1 / 0"))
+    ended = thalweg("compare", "line.py", "--optimizers", "sgd", "--seeds", "1")
+    assert ended.returncode == 2
+    assert "cannot be loaded: ZeroDivisionError" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+SLOW = TASK.replace(
+    "def distance",
+    """import time
+def slow(outputs, targets):
+    time.sleep(0.04)
+    return nn.functional.mse_loss(outputs, targets)
+
+def distance""",
+).replace("loss=nn.functional.mse_loss", "loss=slow")
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "thalweg", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended_runs(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        return sqlite3.connect(path).execute("SELECT count(*) FROM runs").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(folder: Path):
+    (folder / "line.py").write_text(SLOW)
+    process = started(
+        "compare", "line.py", "--optimizers", "sgd,adam", "--seeds", "9", "--out", "o"
+    )
+    results = folder / "o/results.sqlite"
+    wait_until(lambda: ended_runs(results) >= 2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "thalweg compare --resume o" in said
+    kept = ended_runs(results)
+    assert f"{kept} finished runs are kept" in said
+    assert 2 <= kept < 18
+    resumed = thalweg("compare", "--resume", "o")
+    assert resumed.returncode == 0, resumed.stderr
+    assert ended_runs(results) == 18
+    assert resumed.stderr.count("seed") == 18 - kept
+    assert (folder / "o/report.html").exists()
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
+
+
+def test_killed_worker_is_replaced_and_its_run_begun_again(folder: Path):
+    (folder / "line.py").write_text(SLOW)
+    process = started(
+        "compare", "line.py", "--optimizers", "sgd", "--seeds", "3", "--out", "o", "--jobs", "1"
+    )
+    results = folder / "o/results.sqlite"
+    wait_until(lambda: ended_runs(results) >= 1)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    rows = sqlite3.connect(results).execute("SELECT seed, status FROM runs ORDER BY seed")
+    assert list(rows) == [(0, "finished"), (1, "finished"), (2, "finished")]
+
+
+def test_run_that_kills_its_worker_twice_has_failed(folder: Path):
+    deadly = TASK.replace(
+        "def distance",
+        "import os\ndef deadly(o, t):\n    os.kill(os.getpid(), 9)\n\ndef distance",
+    ).replace("loss=nn.functional.mse_loss", "loss=deadly")
+    (folder / "line.py").write_text(deadly)
+    ended = thalweg("compare", "line.py", "--optimizers", "sgd", "--seeds", "1", "--jobs", "1")
+    assert ended.returncode == 1
+    assert "killed 2 times (signal 9)" in " ".join(ended.stdout.split())
+
+
+def test_batch_sizes_of_all_one_and_some(folder: Path):
+    for size, steps in (("full", 3), ("1", 192), ("48", 6)):
+        ended = thalweg(
+            "compare", "line.py", "--optimizers", "sgd", "--seeds", "1", "--batch-size", size,
+            "--out", f"b{size}", "--jobs", "1",
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        counted = sqlite3.connect(folder / f"b{size}/results.sqlite").execute(
+            "SELECT max(steps) FROM epochs"
+        )
+        assert counted.fetchone() == (steps,)
+
+
+def test_lists_and_explanations(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from thalweg.rules import OPTIMIZERS
+
+    def said(line: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["thalweg", *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None)
+        return capsys.readouterr().out
+
+    assert [line.split()[0] for line in said("list optimizers").splitlines()] == [*OPTIMIZERS]
+    assert "fashion-mnist" in said("list tasks")
+    assert "decay" in said("list stages")
+    for name, rule in OPTIMIZERS.items():
+        text = said(f"explain {name}")
+        assert rule.paper in text
+        assert "θ ← θ − " in text
+        for hyper in rule.hypers:
+            assert hyper in text
+        assert "\\theta &\\leftarrow \\theta - " in said(f"explain {name} --latex")
+    assert "schedule = true" in said("explain nadam")
+    assert "μ_product" in said("explain nadam --convention torch")
+
+
+def test_help_is_fast_and_needs_no_torch():
+    code = "import sys; sys.argv = ['thalweg', '--help']\nfrom thalweg.cli import main\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False False"
