@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PIP_INSTALL := pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test lint check dist bench clean
 
 demo: $(INSTALLED)  ## compare every optimizer on the built-in task
 	$(BIN)/thalweg compare
@@ -10,18 +11,28 @@ demo: $(INSTALLED)  ## compare every optimizer on the built-in task
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/pytest
 
-check: $(INSTALLED)  ## what CI runs: lint, format, types, tests
+lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(BIN)/pytest
+
+check: lint test  ## what CI runs: lint, format, types, tests
+
+dist: $(INSTALLED)  ## build wheel and sdist, and see that each installs into an empty environment
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist
+	for package in dist/*.whl dist/*.tar.gz; do \
+		$(PYTHON) -m venv --clear build/venv && \
+		build/venv/bin/$(PIP_INSTALL) "$$package[lab]" && \
+		build/venv/bin/thalweg explain adam > build/explained || exit 1; \
+	done
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/fashion_mnist.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/$(PIP_INSTALL) -e ".[dev]"
 	touch $@
 
 clean:

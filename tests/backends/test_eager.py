@@ -39,10 +39,9 @@ def test_it_agrees_with_the_reference(case: Case, layout: str, dtype: torch.dtyp
     compare(eagerly, case, dtype, [layout, layout], seed=3, steps=8)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_all_layouts_at_once_over_many_steps(case: Case, seed: int) -> None:
-    compare(eagerly, case, torch.float64, [*LAYOUTS], seed=seed, steps=50)
+def test_all_layouts_at_once_over_many_steps(case: Case) -> None:
+    compare(eagerly, case, torch.float64, [*LAYOUTS], seed=0, steps=50)
 
 
 NOISY = own(rules.chain(rules.noise, everything))
@@ -59,7 +58,7 @@ def test_rules_of_ones_own(case: Case, dtype: torch.dtype) -> None:
 def test_special_values_are_numpys(name: str, dtype: torch.dtype, request) -> None:
     if name == "sign":
         request.applymarker(pytest.mark.xfail(reason="torch's sign of NaN is 0", strict=True))
-    compare_special_values(eagerly, dtype, {name: SPECIAL[name]})
+    compare_special_values(eagerly, dtype, [name])
 
 
 # The program turns -x into -1 x, so a backend is never asked for that one.

@@ -44,7 +44,7 @@ def compiled(program: Program, buffers: Buffers, streams: Sequence[int]) -> Take
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", QUIET, ids=lambda case: case.name)
 def test_it_agrees_with_the_reference(case: Case, dtype: torch.dtype) -> None:
-    for seed in range(3):
+    for seed in range(2):
         compare(compiled, case, dtype, [*DENSE, *DENSE], seed=seed, steps=8)
 
 
@@ -55,9 +55,8 @@ def test_rules_of_ones_own(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", SPECIAL)
-def test_special_values_are_numpys(name: str, dtype: torch.dtype) -> None:
-    compare_special_values(compiled, dtype, {name: SPECIAL[name]})
+def test_special_values_are_numpys(dtype: torch.dtype) -> None:
+    compare_special_values(compiled, dtype, [*SPECIAL])
 
 
 @pytest.fixture

@@ -147,7 +147,6 @@ def _render(study: Study) -> str:
     # A package without type stubs; read as data it costs no import either.
     plotly = files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
     plan, summary = study.plan, summarize(study)
-    headline, _, rest = summary.verdict.partition(". ")
     drawn = figures(study, summary)
     looks = [
         {"hue": i % _HUES, "dash": _DASHES[i // _HUES % len(_DASHES)]}
@@ -159,8 +158,6 @@ def _render(study: Study) -> str:
         plan=plan,
         task=study.task,
         summary=summary,
-        headline=headline if headline.endswith(".") else f"{headline}.",
-        rest=rest,
         looks=looks,
         charts={
             "figures": drawn,

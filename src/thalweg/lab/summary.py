@@ -1,7 +1,7 @@
 """What the results say: one row per optimizer, and a verdict in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
@@ -22,13 +22,14 @@ class Row:
         train_loss: mean of the last epoch's training loss; None if no run finished.
         metric: mean of the last epoch's metric, likewise.
         metric_spread: its standard deviation over the seeds; None for fewer than two.
-        epochs_to_target: median number of epochs until the target was reached; None if most runs
-            never did.
+        epochs_to_target: median number of epochs until the target was reached; None if no more
+            than half of the finished runs did.
         seconds_to_target: the same in seconds of training.
         seconds_per_step: median over the epochs of all runs.
-        difference: mean, over shared seeds, of how much worse its metric is than the leader's;
-            None for the leader and without a shared seed.
+        difference: mean, over the seeds that both finished, of how much worse its metric is than
+            the leader's; None for the leader and without such a seed.
         margin: half the width of that difference's 95% interval; None for fewer than two seeds.
+            It is not widened for the number of optimizers.
         ties: whether the interval holds 0: no difference to the leader was found.
         problem: why runs did not finish, if some did not.
     """
@@ -54,13 +55,20 @@ class Summary:
 
     Attributes:
         rows: those with a finished run by their metric, then the others.
-        verdict: which to use, in a sentence or three.
+        headline: who leads, in one sentence.
+        detail: how sure that is and what it holds for, in a few more; may be empty.
         target: the value of the metric; None if there is none.
     """
 
     rows: tuple[Row, ...]
-    verdict: str
+    headline: str
+    detail: str
     target: float | None
+
+    @property
+    def verdict(self) -> str:
+        """The headline and the detail."""
+        return f"{self.headline} {self.detail}".rstrip()
 
 
 def summarize(study: Study) -> Summary:
@@ -84,7 +92,7 @@ def summarize(study: Study) -> Summary:
         _row(o, by_optimizer[o], last[o], last[ranked[0]] if ranked else {}, sign, target)
         for o in (*ranked, *(o for o in last if not last[o]))
     ]
-    return Summary(tuple(rows), _verdict(study, rows), target)
+    return Summary(tuple(rows), _headline(study, rows), _detail(study, rows), target)
 
 
 def _row(
@@ -116,7 +124,7 @@ def _row(
         seconds_per_step=median(paces) if paces else None,
         difference=difference,
         margin=margin,
-        ties=difference is not None and margin is not None and difference <= margin,
+        ties=difference is not None and margin is not None and abs(difference) <= margin,
         problem="; ".join(problems),
     )
 
@@ -155,36 +163,89 @@ def _paces(epochs: Sequence[Epoch]) -> list[float]:
     ]
 
 
-def _verdict(study: Study, rows: Sequence[Row]) -> str:
-    best = rows[0]
+def _headline(study: Study, rows: Sequence[Row]) -> str:
+    best, *others = rows
     if best.metric is None:
-        return "No run finished, so there is nothing to compare: see the problems in the table."
-    name, task = study.task.metric_name, study.task.name
-    parts = [
-        f"{best.optimizer} is best on {task} after {study.plan.epochs} epochs: {name} "
-        f"{_shown(best.metric, best.metric_spread)}."
-    ]
-    ties = [r.optimizer for r in rows if r.ties]
-    if best.finished < 2:
+        return "No run finished, so there is nothing to compare."
+    name, epochs = study.task.metric_name, study.plan.epochs
+    where = f"on {study.task.name} after {epochs} epoch{'' if epochs == 1 else 's'}"
+    value = f"{best.metric:.4g}"
+    finished = [r for r in others if r.metric is not None]
+    ties = [r for r in finished if r.ties]
+    if not others:
+        return f"{best.optimizer} comes to {name} {value} {where}."
+    if not finished:
+        return f"Only {best.optimizer} finished a run {where}: {name} {value}."
+    if ties:
+        tied = _listed([best.optimizer, *_few([r.optimizer for r in ties])])
+        last = f"{ties[-1].metric:.4g}"
+        span = value if last == value else f"{value} to {last}"
+        return f"{tied} tie for best {where}: {name} {span}."
+    if best.finished == best.ended and all(_is_worse(r) for r in finished):
+        return f"{best.optimizer} is best {where}: {name} {value}."
+    return f"{best.optimizer} has the best {name} {where}: {value}."
+
+
+def _detail(study: Study, rows: Sequence[Row]) -> str:
+    best, *others = rows
+    finished = [r for r in others if r.metric is not None]
+    compared = [r for r in finished if r.margin is not None]
+    parts: list[str] = []
+    if compared:
+        parts += _comparisons(study, best, compared)
+        if alone := [r.optimizer for r in finished if r.margin is None]:
+            parts.append(
+                f"With fewer than two finished seeds in common, {best.optimizer} and "
+                f"{_listed(alone)} cannot be compared."
+            )
+    elif finished:
+        one = len(study.plan.seeds) == 1
+        few = "one seed" if one else f"fewer than two seeds that {best.optimizer} and another share"
+        parts.append(f"With {few}, differences may be luck: run more seeds.")
+    if 0 < best.finished < best.ended:
         parts.append(
-            "With one seed nothing can be said of chance: differences may be luck. Run more seeds."
+            f"But only {best.finished} of the {best.ended} runs of {best.optimizer} finished, and "
+            "it is judged by these alone."
         )
-    elif ties:
+    lost = [r.optimizer for r in others if r.finished < r.ended]
+    if lost and best.metric is not None:
+        parts.append(f"Not every run of {_listed(lost)} finished.")
+    if finished:
         parts.append(
-            f"{'Between it and ' + _listed(ties)} no difference was found over {best.finished} "
-            "seeds (paired 95% intervals): call it a tie."
+            "Each ran at one setting, none of them tuned here: after tuning, another may be best."
         )
-    elif len(rows) > 1:
-        parts.append(f"It beats every other over {best.finished} seeds (paired 95% intervals).")
-    parts.append(
-        "Every optimizer ran once per seed at one fixed setting, untuned: this says how they "
-        "compare at these settings, not how they would after tuning."
-    )
     return " ".join(parts)
 
 
-def _shown(value: float, spread: float | None) -> str:
-    return f"{value:.4g}" if spread is None else f"{value:.4g} ± {spread:.2g}"
+def _comparisons(study: Study, best: Row, compared: Sequence[Row]) -> Iterator[str]:
+    seeds = len(study.plan.seeds)
+    whole = all(r.finished == seeds for r in (best, *compared))
+    over = f"over {seeds} seeds" if whole else "over the seeds that both finished"
+    many = f", not corrected for {len(compared)} comparisons" if len(compared) > 1 else ""
+    ties = [r.optimizer for r in compared if r.ties]
+    worse = [r.optimizer for r in compared if _is_worse(r)]
+    better = [r.optimizer for r in compared if not r.ties and not _is_worse(r)]
+    said = [
+        f"{best.optimizer} could not be told apart from {_listed(ties)}" if ties else "",
+        f"{best.optimizer} beats {_listed(_few(worse))}" if worse else "",
+        f"{_listed(better)} did better than {best.optimizer}" if better else "",
+    ]
+    yield (
+        f"{'; '.join(s for s in said if s)} {over} (95% intervals of the difference, paired by "
+        f"seed{many})."
+    )
+    if ties:
+        yield "More seeds may show a difference."
+
+
+def _is_worse(row: Row) -> bool:
+    """Whether the whole interval is on the leader's side."""
+    return row.difference is not None and row.margin is not None and row.difference > row.margin
+
+
+def _few(names: Sequence[str]) -> Sequence[str]:
+    """The names; where they are many, how many."""
+    return names if len(names) <= 3 else [f"{len(names)} others"]
 
 
 def _listed(names: Sequence[str]) -> str:
