@@ -48,10 +48,9 @@ def test_it_agrees_with_the_reference(case: Case, dtype: torch.dtype) -> None:
         compare(compiled, case, dtype, [*DENSE, *DENSE], seed=seed, steps=8)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", OWN, ids=lambda case: case.name)
-def test_rules_of_ones_own(case: Case, dtype: torch.dtype) -> None:
-    compare(compiled, case, dtype, DENSE, seed=0, steps=5)
+def test_rules_of_ones_own(case: Case) -> None:
+    compare(compiled, case, torch.float64, DENSE, seed=0, steps=5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
+import thalweg as tw
 from cases import CASES, Case
 from thalweg import rules
-from thalweg.backends.program import Program, program
+from thalweg.backends.program import _PYTHON, Program, program
 from thalweg.rules import chain, hyper, rule, state
 from thalweg.rules.reference import evaluate, inputs
 from thalweg.rules.vocabulary import maximum, minimum, sign, sqrt, walk, where
@@ -92,14 +94,15 @@ def test_scalar_states_stay_on_the_host() -> None:
     assert new == {"mu_product": pytest.approx(0.9 * (1 - 0.5 * 0.96**0.004), rel=1e-15)}
 
 
-def test_the_host_knows_every_operation() -> None:
-    @rule("Odd", paper="")
-    def odd(g, n=state(scalar=True, init=-2.0), *, t, lr=hyper(0.5, "[0, 1]", "")):
-        n = where(n > -10, sign(n) * abs(n) ** 2 / 2 - (-lr), n)
-        n = minimum(maximum(n, -100), 100) + sqrt(t)
-        return n * g, n
+@rule("Odd", paper="")
+def odd(g, n=state(scalar=True, init=-2.0), *, t, lr=hyper(0.5, "[0, 1]", "")):
+    n = where(n > -10, sign(n) * abs(n) ** 2 / 2 - (-lr), n)
+    n = minimum(maximum(n, -100), 100) + sqrt(t)
+    return n * g, n
 
-    made = programmed(odd)
+
+def host_agrees() -> None:
+    made = program.__wrapped__(odd.trace(odd.settings()))
     held = -2.0
     theta, kept = np.ones(1), None
     for t in range(1, 6):
@@ -107,3 +110,39 @@ def test_the_host_knows_every_operation() -> None:
         held = new["n"]
         theta, kept = odd.step(theta, np.ones(1), kept)
         assert held == pytest.approx(kept["n"], rel=1e-15)
+
+
+def test_the_host_knows_every_operation() -> None:
+    host_agrees()
+
+
+@pytest.mark.parametrize("op", _PYTHON)
+def test_an_error_planted_in_the_host_is_caught(op: str, monkeypatch) -> None:
+    wrong = {"gt": "{} < {}"}.get(op, f"1.001 * ({_PYTHON[op]})")
+    monkeypatch.setitem(_PYTHON, op, wrong)
+    with pytest.raises(AssertionError):
+        host_agrees()
+
+
+@pytest.mark.xfail(reason="Python divides no number by 0, where NumPy has inf", strict=True)
+def test_the_host_divides_by_0_as_numpy_does() -> None:
+    @rule("X", paper="")
+    def warmed(g, *, t, lr=hyper(0.5, "[0, 1]", "")):
+        return lr * where(t > 1, 1 / (t - 1), 1) * g
+
+    assert list(programmed(warmed).scalars({"lr": 0.5, "t": 1})[0]) == [-0.5]
+
+
+@pytest.mark.xfail(reason="an element's new state must be made of elements", strict=True)
+@pytest.mark.parametrize("backend", ["eager", "numba"])
+def test_a_state_may_become_a_number(backend: str) -> None:
+    @rule("X", paper="")
+    def counted(g, last, *, t, lr=hyper(0.5, "[0, 1]", "")):
+        return lr * (g + last), t
+
+    p = torch.ones(2, requires_grad=True)
+    optimizer = tw.Optimizer([p], counted, backend=backend)
+    for _ in range(2):
+        p.grad = torch.ones(2)
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((2,), 1 - 0.5 - 0.5 * 2))

@@ -69,6 +69,12 @@ def test_lookahead_needs_a_function() -> None:
         rules.nag.step(1.0, 1.0, lookahead=True)
 
 
+@pytest.mark.parametrize("one", rules.STAGES.values(), ids=repr)
+def test_a_stage_takes_no_step(one: rules.Rule) -> None:
+    with pytest.raises(UsageError, match=rf"{one.name} is a stage .* chain\({one.name}, sgd\)"):
+        one.step(1.0, 1.0)
+
+
 def test_shapes_must_agree() -> None:
     with pytest.raises(UsageError, match=r"gradient of params has shape \(3,\).* \(2,\)"):
         rules.sgd.step(np.ones(2), np.ones(3))

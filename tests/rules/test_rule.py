@@ -1,6 +1,7 @@
 """How a rule is declared, what may be set, and how settings are named in a chain."""
 
 import copy
+import cProfile
 import math
 import pickle
 
@@ -226,6 +227,44 @@ def test_a_rule_cannot_branch_on_a_value() -> None:
 
     with pytest.raises(TypeError, match=r"where\(condition, a, b\)"):
         branching.step(1.0, 1.0)
+
+
+def test_a_rule_cannot_reckon_with_a_comparison() -> None:
+    @rule("X", paper="")
+    def gated(g, *, lr=_lr):
+        return lr * ((g > 0) * g)
+
+    with pytest.raises(TypeError, match=r"used in where\(condition, a, b\)"):
+        gated.trace(gated.settings())
+
+
+def test_a_stage_that_needs_a_learning_rate_must_find_one() -> None:
+    @rule("X", paper="")
+    def sized(g, *, size=hyper(0.1, "[0, 1]", "")):
+        return size * g
+
+    with pytest.raises(UsageError, match=r"chain\(sized, decay\) .* sized has no lr"):
+        chain(sized, rules.decay)
+    theta, _ = chain(rules.l2(0.5), sized).step(np.ones(1), np.ones(1))
+    np.testing.assert_allclose(theta, [1 - 0.1 * 1.5])
+
+
+def test_a_profiler_goes_on_after_a_rule_was_traced() -> None:
+    """A rule's variables are found by a profiler of our own, in the other's place."""
+
+    @rule("X", paper="")
+    def profiled(g, *, lr=_lr):
+        return lr * g
+
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        profiled.trace(profiled.settings())
+        "".join(["after", "wards"])
+    finally:
+        profiler.disable()
+    called = {entry.code for entry in profiler.getstats()}
+    assert any("'join' of 'str'" in str(code) for code in called)
 
 
 def test_a_rule_of_ones_own() -> None:

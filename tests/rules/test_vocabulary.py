@@ -135,6 +135,33 @@ def test_nothing_but_numbers_and_expressions_may_stand_in_one(mistake) -> None:
         mistake()
 
 
+MISUSED = {
+    "factor": lambda c: c * x,
+    "term": lambda c: 1 - c,
+    "numerator": lambda c: c / x,
+    "exponent": lambda c: x**c,
+    "negated": lambda c: -c,
+    "of a function": lambda c: sqrt(c),
+    "compared": lambda c: c > 0,
+    "a maximum's": lambda c: maximum(0, c),
+    "chosen": lambda c: where(c, c, 0),
+    "chosen else": lambda c: where(c, 0, c),
+}
+
+
+@pytest.mark.parametrize("condition", [x > y, x < 1, s > 0], ids=repr)
+@pytest.mark.parametrize("misused", MISUSED.values(), ids=MISUSED)
+def test_a_comparison_is_nothing_but_a_condition(misused, condition: Expr) -> None:
+    with pytest.raises(TypeError, match="a comparison is a condition, not a number"):
+        misused(condition)
+
+
+@pytest.mark.parametrize("value", [x, s, 1, x + y, where(x > y, 1, 0)], ids=repr)
+def test_a_condition_is_nothing_but_a_comparison(value) -> None:
+    with pytest.raises(TypeError, match="whose first argument must be one"):
+        where(value, x, y)
+
+
 def test_walk_gives_each_node_once_and_operands_first() -> None:
     a = x + y
     b = a * a - sqrt(a)

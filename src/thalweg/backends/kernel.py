@@ -41,18 +41,28 @@ def bound(
     kernel = _kernel(program, _REALS[dtype])
     counts = [x.numel() for x in theta]
     sizes = np.array(counts, dtype=np.int64)
+    held = [x for name in names if name != "g" for x in buffers[name]]
+    places: list[int] = []
     addresses = np.zeros((len(names), len(theta)), dtype=np.uint64)
+    at_g = addresses[names.index("g")]
     written = [x for name in program.outputs for x in buffers[name]]
     numbers_at = np.zeros(program.count, dtype=_REALS[dtype])
 
     def step(numbers: Sequence[float], grads: list[Tensor]) -> bool:
-        # Any tensor's data may have been replaced, by another size of it too.
-        for row, name in enumerate(names):
-            row_of = grads if name == "g" else buffers[name]
-            for x, count in zip(row_of, counts, strict=True):
-                if not _dense(x, dtype) or x.numel() != count:
+        nonlocal places
+        for g, count in zip(grads, counts, strict=True):
+            if not _dense(g, dtype) or g.numel() != count:
+                return False
+        now = [x.data_ptr() if x.is_contiguous() else 0 for x in held]
+        if now != places:
+            # The data of a tensor may have been replaced, by others of any kind and size.
+            for i, x in enumerate(held):
+                if not _dense(x, dtype) or x.numel() != counts[i % len(counts)]:
                     return False
-            addresses[row] = [x.data_ptr() for x in row_of]
+            places = now
+            rows = [row for row, name in enumerate(names) if name != "g"]
+            addresses[rows] = np.reshape(np.array(now, np.uint64), (len(rows), -1))
+        at_g[:] = [g.data_ptr() for g in grads]
         numbers_at[:] = numbers
         kernel(addresses, sizes, numbers_at)
         # The kernel wrote behind torch's back; autograd's check for stale values must know.
