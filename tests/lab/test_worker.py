@@ -130,8 +130,8 @@ def test_every_setting_is_reported(file: Path):
     assert isinstance(ended, Ended)
     settings = ended.result.settings
     assert settings["weight_decay"] == 0.01
-    assert settings["gammas"] == (0.0, 0.9, 0.99)
-    assert {"lr", "lr_inside"} <= settings.keys()
+    assert settings["betas"] == (0.0, 0.9, 0.99)
+    assert settings["lr"] == 0.1
 
 
 def test_divergence_is_a_result_with_the_epochs_before_it(file: Path):
