@@ -336,7 +336,7 @@ class Closures(torch.optim.SGD):
         super().__init__(params, lr=0.0)
         self.seen: list[tuple[bool, float, bool]] = []
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
         assert closure is not None
         [group] = self.param_groups
         before = [p.grad for p in group["params"]]
@@ -346,6 +346,7 @@ class Closures(torch.optim.SGD):
         again = all(torch.equal(p.grad, g) for p, g in zip(group["params"], first, strict=True))
         fresh = all(p.grad is not b for p, b in zip(group["params"], before, strict=True))
         self.seen.append((again and fresh, float(loss.detach()), loss.requires_grad))
+        return loss
 
 
 def test_closure_starts_from_no_gradient_and_returns_the_loss():

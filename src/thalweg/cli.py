@@ -58,6 +58,9 @@ def compare(
     target: Annotated[
         float | None, typer.Option(help="Value of the metric whose reaching is timed")
     ] = None,
+    reshuffle: Annotated[
+        bool, typer.Option(help="A new order in every epoch; Keras repeats the first one's")
+    ] = True,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; else one per core")] = None,
     out: Annotated[
         Path | None, typer.Option(help="New folder for results and report", metavar="FOLDER")
@@ -93,6 +96,7 @@ def compare(
             batch_size=size or 1,
             seeds=tuple(range(seeds)),
             target=target,
+            reshuffle=reshuffle,
         )
         tasks.check(task)
         plan.check()
@@ -123,6 +127,8 @@ def compare(
                 err=True,
             )
             raise typer.Exit(130) from None
+        finally:
+            store.close()
     summary = summarize(study)
     print_summary(study, summary)
     typer.echo(f"\nReport: {store.folder / 'report.html'}")

@@ -52,6 +52,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | Literal["full"] | None = None,
     seed: int = 0,
+    reshuffle: bool = True,
     data: Data | None = None,
 ) -> Iterator[Epoch]:
     """Train a new model of the task and report after every epoch.
@@ -64,6 +65,8 @@ def train(
             (mini-batch); the task's own number unless given.
         seed: decides the initial weights and the order of the batches, which thus are the same
             for every optimizer.
+        reshuffle: whether each epoch has an order of its own. Keras, once its seed is set, repeats
+            the first epoch's; that lowers the training loss a little and the accuracy too.
         data: the task's data, where they are loaded already.
 
     Raises:
@@ -93,17 +96,18 @@ def train(
             p.grad = None
         loss = task.loss(model(inputs), targets)
         loss.backward()
-        losses.append(loss.detach())
         return loss
 
     seconds, steps = 0.0, 0
+    shuffled = torch.arange(len(x))
     for epoch in range(1, epochs + 1):
         model.train()
         losses.clear()
         started = perf_counter()
-        shuffled = torch.randperm(len(x), generator=order)
+        if reshuffle or epoch == 1:
+            shuffled = torch.randperm(len(x), generator=order)
         for inputs, targets in _batches(x, y, shuffled, size):  # noqa: B007  (read by closure)
-            descent.step(closure)  # pyright: ignore
+            losses.append(descent.step(closure).detach())  # pyright: ignore
         seconds += perf_counter() - started
         history = torch.stack(losses).double()
         if not history.isfinite().all():

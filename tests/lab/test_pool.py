@@ -135,9 +135,6 @@ def test_facts_are_those_of_the_task_and_cost_no_worker(folder: Path):
         waiting = runs("dies once", "b", "c", "d")
         found = list(pool.events(PLAN, waiting))
         assert len({run_of(e) for e in found if isinstance(e, Ended)}) == 4
-        # And once more with the same processes.
-        more = list(pool.events(PLAN, runs("e", "f")))
-        assert [type(e) for e in more].count(Ended) == 2
 
 
 def test_run_whose_worker_dies_is_begun_again(folder: Path):
@@ -224,33 +221,36 @@ def test_environment_is_restored_when_a_process_cannot_be_started(
     assert THREADS[0] not in os.environ
 
 
-@pytest.mark.parametrize("leaves", ["in the middle of a run", "with an error", "while loading"])
-def test_no_process_is_left(folder: Path, leaves: str):
+def test_no_process_is_left_by_an_error(folder: Path):
+    def fail(events: Iterator[Event]) -> None:
+        next(e for e in events if isinstance(e, Progress))
+        raise KeyError
+
     others = set(multiprocessing.active_children())
-    started = time.monotonic()
-    if leaves == "while loading":
-        with Pool("fine", 2):
-            mine = set(multiprocessing.active_children()) - others
-    else:
-        with pytest.raises(KeyError), Pool("fine", 2) as pool:
-            for event in pool.events(PLAN, runs("waits", "waits")):
-                mine = set(multiprocessing.active_children()) - others
-                if isinstance(event, Progress) and leaves == "in the middle of a run":
-                    break
-                if isinstance(event, Progress):
-                    raise KeyError
-            raise KeyError
+    with Pool("fine", 2) as pool:
+        mine = set(multiprocessing.active_children()) - others
+        with pytest.raises(KeyError):
+            fail(pool.events(PLAN, runs("waits", "waits")))
+        started = time.monotonic()
+    assert time.monotonic() - started < 20
     assert len(mine) == 2
     assert set(multiprocessing.active_children()) <= others
-    assert time.monotonic() - started < 30
-    if (folder / "log").exists():
-        for pid, *_ in begun(folder):
-            assert gone(int(pid))
+    assert begun(folder)
+    for pid, *_ in begun(folder):
+        assert gone(int(pid))
 
 
-def test_idle_workers_end_too(folder: Path):
+def test_no_process_is_left_by_leaving_while_they_load():
+    others = set(multiprocessing.active_children())
+    with Pool("fine", 2):
+        mine = set(multiprocessing.active_children()) - others
+    assert len(mine) == 2
+    assert set(multiprocessing.active_children()) <= others
+
+
+def test_idle_workers_end_too():
+    others = set(multiprocessing.active_children())
     with Pool("fine", 1) as pool:
         pool.facts()
-        [worker] = multiprocessing.active_children()
-    assert multiprocessing.active_children() == []
-    assert gone(worker.pid or 0) or worker.exitcode is not None
+        assert set(multiprocessing.active_children()) > others
+    assert set(multiprocessing.active_children()) <= others

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 import re
 import signal
 import warnings
@@ -79,8 +80,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def heard(file: Path, *runs: Run, plan: Plan = PLAN, deaf_after: int = 10**9) -> list[Message]:
-    parent = Parent([(plan, run) for run in runs], deaf_after=deaf_after)
+def heard(file: Path, *runs: Run, plan: Plan = PLAN) -> list[Message]:
+    parent = Parent([(plan, run) for run in runs])
     serve(parent, str(file))  # pyright: ignore
     return parent.heard
 
@@ -208,9 +209,20 @@ def test_data_that_cannot_be_loaded(file: Path):
     assert unusable == Unusable(f"the data of task {file} cannot be loaded: KeyError: 'x' {place}")
 
 
+class Left(BaseException):
+    """The process would have ended."""
+
+
 @pytest.mark.parametrize("deaf_after", [0, 1, 2, 3])
-def test_it_ends_when_nobody_listens(file: Path, deaf_after: int):
-    assert len(heard(file, Run("sgd", 0), Run("sgd", 1), deaf_after=deaf_after)) == deaf_after
+def test_it_ends_when_nobody_listens(file: Path, monkeypatch: pytest.MonkeyPatch, deaf_after: int):
+    def leave(status: int) -> None:
+        raise Left(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    parent = Parent([(PLAN, Run("sgd", seed)) for seed in (0, 1)], deaf_after=deaf_after)
+    with pytest.raises(Left):
+        serve(parent, str(file))  # pyright: ignore
+    assert len(parent.heard) == deaf_after
 
 
 def test_it_keeps_to_one_thread_and_leaves_ctrl_c_to_the_parent(file: Path):

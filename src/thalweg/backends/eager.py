@@ -214,7 +214,8 @@ _CALLS: Mapping[str, Callable[..., Tensors]] = {
     "abs": torch._foreach_abs,
     "gt": _each(operator.gt),
     "sqrt": torch._foreach_sqrt,
-    "sign": torch._foreach_sign,
+    # torch's own sign of NaN is 0.
+    "sign": _each(lambda x: torch.where(x.isnan(), x, x.sign())),
     "maximum": torch._foreach_maximum,
     "minimum": torch._foreach_minimum,
     "where": _where,

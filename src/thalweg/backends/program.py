@@ -149,22 +149,45 @@ _PYTHON: Mapping[str, str] = {
 }
 
 
+# Where NumPy has infinity or NaN, Python's own numbers raise.
+_HOST = {**_PYTHON, "div": "divide({}, {})", "pow": "power({}, {})"}
+
+
+def _divide(x: float, y: float) -> float:
+    return x / y if y else (math.nan if x == 0 or x != x else math.copysign(math.inf, x))
+
+
+def _power(x: float, y: float) -> float:
+    try:
+        return x**y
+    except OverflowError:
+        return math.inf
+
+
 def _host(
     values: Sequence[Expr], states: Mapping[str, Expr]
 ) -> Callable[[Mapping[str, float]], tuple[Sequence[float], dict[str, float]]]:
     """A Python function that computes the values and the new scalar states."""
     values_named = {f"k{i}": e for i, e in enumerate(values)}
-    body, results = python({**values_named, **states}, lambda name: f"given[{name!r}]")
+    body, results = python({**values_named, **states}, lambda name: f"given[{name!r}]", _HOST)
     numbers = "".join(f"{results[name]}, " for name in values_named)
     news = ", ".join(f"{name!r}: {results[name]}" for name in states)
     lines = ["def host(given):", *body, f"return ({numbers}), {{{news}}}"]
-    scope: dict[str, Any] = {"sqrt": math.sqrt, "copysign": math.copysign, "one": 1.0}
+    scope: dict[str, Any] = {
+        "sqrt": math.sqrt,
+        "copysign": math.copysign,
+        "divide": _divide,
+        "power": _power,
+        "one": 1.0,
+    }
     exec("\n    ".join(lines), scope)
     return scope["host"]
 
 
 def python(
-    outputs: Mapping[str, Expr], symbol_as: Callable[[str], str]
+    outputs: Mapping[str, Expr],
+    symbol_as: Callable[[str], str],
+    templates: Mapping[str, str] = _PYTHON,
 ) -> tuple[list[str], dict[str, str]]:
     """Python statements that compute the outputs on scalars, and what each output is called.
 
@@ -180,6 +203,6 @@ def python(
                 names[expr] = symbol_as(expr.name)
             case _:
                 names[expr] = f"x{len(lines)}"
-                source = _PYTHON[expr.op].format(*(names[a] for a in expr.operands))
+                source = templates[expr.op].format(*(names[a] for a in expr.operands))
                 lines.append(f"{names[expr]} = {source}")
     return lines, {name: names[expr] for name, expr in outputs.items()}

@@ -1,6 +1,7 @@
 """What the terminal shows: progress while runs go on, and the table when they have ended."""
 
 import sys
+from collections.abc import Sequence
 from statistics import fmean
 from time import perf_counter
 
@@ -29,16 +30,16 @@ class Display:
         self._total = len(list(study.plan.runs())) * study.plan.epochs
         self._results = list(study.results)
         self._running: dict[Run, int] = {}
-        self._resumed = sum(len(r.epochs) for r in study.results)
+        self._resumed = self._epochs(study.results)
         self._started = perf_counter()
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("runs"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -75,13 +76,16 @@ class Display:
         return " · ".join(p for p in parts if p)
 
     def _left(self) -> str:
-        ended = sum(max(len(r.epochs), self._study.plan.epochs) for r in self._results)
-        done = ended + sum(self._running.values())
+        done = self._epochs(self._results) + sum(self._running.values())
         fresh = done - self._resumed
         if fresh <= 0:
             return ""
         left = (perf_counter() - self._started) / fresh * (self._total - done)
         return f"{left:.0f} s left"
+
+    def _epochs(self, results: Sequence[Result]) -> int:
+        """Epochs that need not be trained any more; a run that broke off counts as whole."""
+        return sum(max(len(r.epochs), self._study.plan.epochs) for r in results)
 
     def _best(self) -> str:
         task = self._study.task
@@ -111,10 +115,11 @@ class Display:
 
 def print_summary(study: Study, summary: Summary) -> None:
     """Print the table and the verdict."""
-    console = Console()
+    # What users called their things is not markup. A table that is read by a program or from a
+    # file must not be cut to a terminal's width.
+    console = Console(markup=False)
     if not console.is_terminal:
-        # A table that is read by a program or from a file must not be cut to a terminal's width.
-        console = Console(width=160)
+        console = Console(markup=False, width=160)
     target = "the target" if summary.target is None else f"{summary.target:.4g}"
     table = Table(title=f"{study.task.name}, {study.plan.epochs} epochs", title_justify="left")
     table.add_column("optimizer", no_wrap=True)
@@ -125,7 +130,7 @@ def print_summary(study: Study, summary: Summary) -> None:
         f"seconds to {target}",
         "ms per step",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for i, row in enumerate(summary.rows):
         table.add_row(*_cells(row), _note(row, leads=i == 0))

@@ -31,6 +31,7 @@ class Plan:
             rule's default.
         epochs: passes over the training data.
         batch_size: samples per step, or `"full"`.
+        reshuffle: whether each epoch has an order of its own.
         seeds: one run of each optimizer for each.
         target: the value of the metric whose reaching is timed; None: the median over the
             optimizers of what they end with.
@@ -44,6 +45,7 @@ class Plan:
     batch_size: int | Literal["full"]
     seeds: tuple[int, ...]
     target: float | None
+    reshuffle: bool = True
 
     def runs(self) -> Iterator[Run]:
         """Every run, those of one seed together."""

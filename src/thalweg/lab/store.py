@@ -1,19 +1,25 @@
 """Where results are kept: one SQLite file per comparison, written as runs end."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 from thalweg.errors import UsageError
 from thalweg.lab.plan import Plan, Run
 from thalweg.lab.study import Result, Study, TaskFacts
+from thalweg.rules.rule import Setting
 from thalweg.training import Epoch
 
 __all__ = ["Store", "check_unused"]
 
 _FILE = "results.sqlite"
 _VERSION = 1
+# "thwg", by which the `file` command could tell such a database from others.
+_APPLICATION = 0x74687767
 _SCHEMA = """
 CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE runs (
@@ -68,6 +74,7 @@ class Store:
         with store._connection as c:
             c.executescript(_SCHEMA)
             c.execute(f"PRAGMA user_version = {_VERSION}")
+            c.execute(f"PRAGMA application_id = {_APPLICATION}")
             values = {
                 "plan": plan.to_json(),
                 "task": json.dumps(task.__dict__),
@@ -90,16 +97,26 @@ class Store:
                 "thalweg compare --out."
             )
         try:
-            connection = _connected(path)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
+            # Nothing is changed before it is certain that the file is ours and whole.
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as c:
+                ours = c.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
+                version = c.execute("PRAGMA user_version").fetchone()[0]
+                damage = c.execute("PRAGMA integrity_check").fetchone()[0]
+        except sqlite3.Error as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
+        if not ours:
+            raise UsageError(f"{path} is a database of another program.")
+        if damage != "ok":
+            raise UsageError(f"{path} is damaged: {damage}.")
         if version != _VERSION:
             raise UsageError(
                 f"{path} has format {version}, but this Thalweg reads format {_VERSION}: use the "
                 "version that wrote it, or start anew with --out."
             )
-        return cls(connection, folder)
+        try:
+            return cls(_connected(path), folder)
+        except sqlite3.Error as error:
+            raise UsageError(f"{path} cannot be written: {error}.") from error
 
     def add(self, result: Result) -> None:
         """Keep one run's result, all of it or nothing."""
@@ -136,14 +153,16 @@ class Store:
         values = dict(c.execute("SELECT key, value FROM study"))
         epochs: dict[int, list[Epoch]] = {}
         for run, *numbers in c.execute("SELECT * FROM epochs ORDER BY run, epoch"):
-            epochs.setdefault(run, []).append(Epoch(*numbers))
+            # SQLite keeps NaN as NULL.
+            whole: list[Any] = [math.nan if n is None else n for n in numbers]
+            epochs.setdefault(run, []).append(Epoch(*whole))
         results = tuple(
             Result(
                 Run(optimizer, seed),
                 status,
                 reason,
                 tuple(epochs.get(run, ())),
-                json.loads(settings),
+                _settings(settings),
             )
             for run, optimizer, seed, status, reason, settings in c.execute(
                 "SELECT id, optimizer, seed, status, reason, settings FROM runs ORDER BY id"
@@ -159,6 +178,14 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _settings(text: str) -> dict[str, Setting]:
+    """Settings as they were stored; JSON has lists for tuples."""
+    values: dict[str, Any] = json.loads(text)
+    return {
+        k: tuple(cast("list[float]", v)) if isinstance(v, list) else v for k, v in values.items()
+    }
 
 
 def check_unused(folder: Path) -> None:

@@ -4,7 +4,7 @@ import gc
 import signal
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -74,19 +74,29 @@ def serve(connection: "Connection[Message, Order]", spec: str) -> None:
     except UsageError as error:
         connection.send(Unusable(str(error)))
         return
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         connection.send(Unusable(f"the data of task {spec} cannot be loaded: {told(error)}"))
         return
     gc.freeze()
     gc.enable()
+
+    def send(message: Message) -> None:
+        try:
+            connection.send(message)
+        except OSError:
+            raise _Unheard from None
+
     try:
-        connection.send(Ready(TaskFacts.of(task)))
+        send(Ready(TaskFacts.of(task)))
         while True:
             plan, run = connection.recv()
-            connection.send(Ended(_carried_out(run, plan, task, data, connection.send)))
-    except (EOFError, OSError):
-        # The other end is closed: there is nothing more to do.
+            send(Ended(_carried_out(run, plan, task, data, send)))
+    except (EOFError, OSError, _Unheard):
         return
+
+
+class _Unheard(BaseException):
+    """Nobody is left to report to. No Exception, which would be taken for the task's own."""
 
 
 def _carried_out(
@@ -100,28 +110,41 @@ def _carried_out(
     epochs: list[Epoch] = []
     status: Status = "finished"
     reason = ""
+
+    def optimizer(params: Iterable[Any]) -> Optimizer:
+        return Optimizer(params, rule, convention=plan.convention)
+
     try:
+        _compile(optimizer)
         for epoch in train(
             task,
-            lambda params: Optimizer(params, rule, convention=plan.convention),
+            optimizer,
             epochs=plan.epochs,
             batch_size=plan.batch_size,
             seed=run.seed,
+            reshuffle=plan.reshuffle,
             data=data,
         ):
             epochs.append(epoch)
             send(Progress(run, epoch))
     except DivergenceError as error:
         status, reason = "diverged", str(error)
-    except OSError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever a user's task does wrong is that run's result; the others go on.
         status, reason = "failed", told(error)
     return Result(run, status, reason, tuple(epochs), {**settings.hypers, **settings.flags})
 
 
-def told(error: Exception) -> str:
+def _compile(optimizer: Callable[[list[Any]], Any]) -> None:
+    """Take a step of nothing, so that compiling is not timed as training."""
+    import torch
+
+    p = torch.zeros(1, requires_grad=True)
+    p.grad = torch.zeros(1)
+    optimizer([p]).step(lambda: None)
+
+
+def told(error: BaseException) -> str:
     """An exception in one line, with the place in the user's code where it came up."""
     ours = Path(__file__).parents[1]
     places = [

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from thalweg.rules.rule import LinkTrace, Rule, Settings
 from thalweg.rules.vocabulary import Expr, walk
@@ -23,6 +24,7 @@ class Notation:
     gradient: str
     square: str
     times: str
+    infinity: str
     fraction: bool
 
     def name(self, name: str) -> str:
@@ -82,6 +84,7 @@ TEXT = Notation(
     gradient="∇f({})",
     square="{}²",
     times="{} · {}",
+    infinity="∞",
     fraction=False,
 )
 
@@ -96,7 +99,7 @@ LATEX = Notation(
         "abs": r"\left|{}\right|",
         "gt": "{} > {}",
         "sqrt": r"\sqrt{{{}}}",
-        "sign": r"\operatorname{{sign}}\left({}\right)",
+        "sign": r"\mathrm{{sign}}\left({}\right)",
         "maximum": r"\max\left({}, {}\right)",
         "minimum": r"\min\left({}, {}\right)",
         "where": r"\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}",
@@ -110,6 +113,7 @@ LATEX = Notation(
     gradient=r"\nabla f\left({}\right)",
     square="{}^2",
     times=r"{} \cdot {}",
+    infinity=r"\infty",
     fraction=True,
 )
 
@@ -158,7 +162,7 @@ def _written(
     if e.op == "symbol":
         return n.name(e.name)
     if (value := e.constant) is not None:
-        return f"{value:g}"
+        return n.infinity if value == inf else f"{value:g}"
     own = _BINDING.get(e.op, _ATOM)
 
     def part(i: int, least: int) -> str:

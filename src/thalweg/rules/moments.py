@@ -36,9 +36,8 @@ def adam(
     v = beta2 * v + (1 - beta2) * g**2
     m_hat = m / (1 - beta1**t)
     v_hat = v / (1 - beta2**t)
-    if eps_hat:
-        eps = eps / sqrt(1 - beta2**t)
-    return lr * m_hat / (sqrt(v_hat) + eps), m, v
+    eps_t = eps / sqrt(1 - beta2**t) if eps_hat else eps
+    return lr * m_hat / (sqrt(v_hat) + eps_t), m, v
 
 
 @rule(
@@ -65,13 +64,12 @@ def amsgrad(
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
     v_max = maximum(v_max, v)
-    m_hat, v_hat = m, v_max
+    m_hat, v_hat, eps_t = m, v_max, eps
     if bias_correction:
         m_hat = m / (1 - beta1**t)
         v_hat = v_max / (1 - beta2**t)
-        if eps_hat:
-            eps = eps / sqrt(1 - beta2**t)
-    return lr * m_hat / (sqrt(v_hat) + eps), m, v, v_max
+        eps_t = eps / sqrt(1 - beta2**t) if eps_hat else eps
+    return lr * m_hat / (sqrt(v_hat) + eps_t), m, v, v_max
 
 
 @rule(

@@ -484,6 +484,11 @@ def _trace(
         for own, new in zip(olds, news, strict=True):
             values = cast("tuple[Expr, ...]", new if isinstance(new, tuple) else (new,))
             states |= {o.name: value for o, value in zip(own, values, strict=True)}
+            if not own[0].scalar and not all(value.element for value in values):
+                raise TypeError(
+                    f"{link.name} returned one number as its new state {own[0].name}, which has "
+                    "one per element: declare it with state(scalar=True)"
+                )
         changed = {
             n: v
             for n, v in variables.items()

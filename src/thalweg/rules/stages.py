@@ -19,6 +19,7 @@ def l2(g: Expr, theta: Expr, *, weight_decay: Expr = _weight_decay):
 @stage("decoupled decay", paper="Loshchilov & Hutter 2019, arXiv:1711.05101, eq. 1")
 def decay(step: Expr, theta: Expr, *, lr: Expr, weight_decay: Expr = _weight_decay):
     """Decoupled weight decay: weights shrink by lr times weight_decay, whatever the gradient."""
+    # The paper scales the decay by the schedule's factor alone; every library by all of lr.
     return step + lr * (weight_decay * theta)
 
 
