@@ -7,6 +7,7 @@ from functools import lru_cache, wraps
 from operator import is_
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import profiler
@@ -99,14 +100,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def _compile(self, group: Group) -> "_Compiled":
         """The group's program and the numbers of its hyperparameters, as they are now."""
-        values = [
-            float(v) if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"
-        ]
+        values = [*group.values()]
+        values[[*group].index("params")] = None
         known = self._compiled.get(id(group))
-        if known is None or known.values != values:
+        # A learning rate that is a tensor may have been changed in place.
+        if known is None or known.changing or known.values != values:
             rule = self._rule_of(group)
             settings = rule.settings("paper", **self._settings_of(group, rule))
-            known = _Compiled(values, program(rule.trace(settings)), inputs(settings))
+            changing = any(isinstance(v, Tensor) for v in values)
+            known = _Compiled(values, changing, program(rule.trace(settings)), inputs(settings))
             self._compiled[id(group)] = known
         return known
 
@@ -149,11 +151,15 @@ class Optimizer(torch.optim.Optimizer):
         if any(c.program.at is not None for c in compiled):
             loss = self._loss_at_gradient_points(compiled, closure)
         elif closure is not None:
-            with torch.enable_grad():
+            if torch.is_grad_enabled():
                 loss = closure()
+            else:
+                with torch.enable_grad():
+                    loss = closure()
         for group, c in zip(self.param_groups, compiled, strict=True):
-            for batch in self._batches(group, c):
-                batch.step(c.numbers)
+            grads = [p.grad for p in group["params"]]
+            for batch in self._batches(group, c, grads):
+                batch.step(c.numbers, [grads[i] for i in batch.places])
         return loss
 
     @torch.no_grad()
@@ -181,9 +187,11 @@ class Optimizer(torch.optim.Optimizer):
             for p, before in moved:
                 p.copy_(before)
 
-    def _batches(self, group: Group, c: "_Compiled") -> list["_Batch"]:
+    def _batches(
+        self, group: Group, c: "_Compiled", grads: Sequence[Tensor | None]
+    ) -> list["_Batch"]:
         """The group's parameters that have a gradient, gathered anew only if something changed."""
-        present = [p.grad is not None for p in group["params"]]
+        present = [g is not None for g in grads]
         known = self._gathering.get(id(group))
         if (
             known is None
@@ -206,7 +214,7 @@ class Optimizer(torch.optim.Optimizer):
                 break
             stream += len(other["params"])
         keys = {s.name: self._state_key(s.name) for s in c.program.states}
-        together: dict[tuple[float, ...], list[tuple[Tensor, int]]] = {}
+        together: dict[tuple[float, ...], list[int]] = {}
         for i, p in enumerate(group["params"]):
             if included[i]:
                 state = self.state[p]
@@ -218,17 +226,10 @@ class Optimizer(torch.optim.Optimizer):
                         state[keys[s.name]] = _initial(s, p, c.numbers)
                 scalars = (state[keys[s.name]] for s in c.program.states if s.scalar)
                 values = (float(state["step"]), *map(float, scalars))
-                together.setdefault(values, []).append((p, stream + i))
+                together.setdefault(values, []).append(i)
         return [
-            _Batch(
-                c.program,
-                [p for p, _ in members],
-                [self.state[p] for p, _ in members],
-                [stream for _, stream in members],
-                keys,
-                self.backend,
-            )
-            for members in together.values()
+            _Batch(c.program, group["params"], places, stream, self.state, keys, self.backend)
+            for places in together.values()
         ]
 
 
@@ -237,6 +238,7 @@ class _Compiled:
     """A group's values when it was compiled, its program, and its hyperparameters' numbers."""
 
     values: list[Any]
+    changing: bool
     program: Program
     numbers: Mapping[str, float]
 
@@ -260,19 +262,28 @@ class _Batch:
     def __init__(
         self,
         program: Program,
-        params: list[Tensor],
-        states: list[dict[str, Any]],
-        streams: list[int],
+        group: Sequence[Tensor],
+        places: list[int],
+        first_stream: int,
+        held: Mapping[Tensor, dict[str, Any]],
         keys: Mapping[str, str],
         backend: str,
     ) -> None:
-        self.params = params
+        self.places = places
+        self.params = params = [group[i] for i in places]
+        states = [held[p] for p in params]
+        streams = [first_stream + i for i in places]
         self._program = program
         self._states = states
         scalars = {"t": "step"} | {s.name: keys[s.name] for s in program.states if s.scalar}
         self._shared: dict[str, Tensor] = {}
+        self._counts: dict[str, Any] = {}
         for name, key in scalars.items():
-            self._shared[name] = torch.stack([state[key] for state in states])
+            # NumPy writes to the memory they share without the cost of an operation of torch's.
+            dtype = np.float32 if key == "step" else np.float64
+            stacked = np.array([state[key].item() for state in states], dtype)
+            self._counts[name] = stacked
+            self._shared[name] = torch.from_numpy(stacked)  # pyright: ignore
             for state, view in zip(states, self._shared[name].unbind(), strict=True):
                 state[key] = view
         self._buffers = {"theta": params} | {
@@ -307,13 +318,12 @@ class _Batch:
         numbers, new = self._program.scalars({**hypers, **self._values, "t": t})
         return numbers, {**new, "t": t}
 
-    def step(self, hypers: Mapping[str, float]) -> None:
-        """Take one step with the gradients that the parameters have now."""
+    def step(self, hypers: Mapping[str, float], grads: list[Tensor]) -> None:
+        """Take one step with these gradients of the parameters."""
         numbers, self._values = self._numbers(hypers)
-        self._take(numbers, [p.grad for p in self.params])
-        for name, tensor in self._shared.items():
-            tensor.fill_(self._values[name])
-        self._versions = self._counted()
+        self._take(numbers, grads)
+        for name, counts in self._counts.items():
+            counts[:] = self._values[name]
 
     def gradient_points(self, hypers: Mapping[str, float]) -> list[Tensor]:
         """Where each parameter's gradient is to be taken."""

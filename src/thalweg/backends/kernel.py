@@ -42,27 +42,41 @@ def bound(
     counts = [x.numel() for x in theta]
     sizes = np.array(counts, dtype=np.int64)
     held = [x for name in names if name != "g" for x in buffers[name]]
+    held_rows = [row for row, name in enumerate(names) if name != "g"]
     places: list[int] = []
+    grad_places: list[int] = []
     addresses = np.zeros((len(names), len(theta)), dtype=np.uint64)
     at_g = addresses[names.index("g")]
     written = [x for name in program.outputs for x in buffers[name]]
     numbers_at = np.zeros(program.count, dtype=_REALS[dtype])
 
+    def fits(tensors: Sequence[Tensor]) -> bool:
+        """Whether the kernel can take these, whole rows of them."""
+        return all(
+            _dense(x, dtype) and x.numel() == counts[i % len(counts)] for i, x in enumerate(tensors)
+        )
+
     def step(numbers: Sequence[float], grads: list[Tensor]) -> bool:
-        nonlocal places
-        for g, count in zip(grads, counts, strict=True):
-            if not _dense(g, dtype) or g.numel() != count:
+        nonlocal places, grad_places
+        # Gradients are new in each step, and the data of any tensor may have been replaced, by
+        # others of any kind and size. What lies where it lay is looked at less closely.
+        if not all(g.dtype is dtype and g.layout is torch.strided for g in grads):
+            return False
+        now = [g.data_ptr() for g in grads]
+        if now != grad_places:
+            if not fits(grads):
                 return False
-        now = [x.data_ptr() if x.is_contiguous() else 0 for x in held]
+            at_g[:] = grad_places = now
+        now = [x.data_ptr() for x in held]
         if now != places:
-            # The data of a tensor may have been replaced, by others of any kind and size.
-            for i, x in enumerate(held):
-                if not _dense(x, dtype) or x.numel() != counts[i % len(counts)]:
-                    return False
+            if not fits(held):
+                return False
             places = now
-            rows = [row for row, name in enumerate(names) if name != "g"]
-            addresses[rows] = np.reshape(np.array(now, np.uint64), (len(rows), -1))
-        at_g[:] = [g.data_ptr() for g in grads]
+            addresses[held_rows] = np.reshape(np.array(now, np.uint64), (len(held_rows), -1))
+        for row in (theta, grads):
+            for x in row:
+                if not x.is_contiguous():
+                    return False
         numbers_at[:] = numbers
         kernel(addresses, sizes, numbers_at)
         # The kernel wrote behind torch's back; autograd's check for stale values must know.
