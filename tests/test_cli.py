@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -296,13 +297,18 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(folder: Path):
     assert (folder / "o/report.html").exists()
 
 
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True
-    ).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
+def workers(pid: int) -> list[int]:
+    """The worker processes of a command."""
+    found: list[int] = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            command = (status.parent / "cmdline").read_bytes()
+            if f"PPid:\t{pid}\n" in status.read_text() and b"spawn_main" in command:
+                found.append(int(status.parent.name))
+    return found
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds processes in /proc")
 def test_killed_worker_is_replaced_and_its_run_begun_again(folder: Path):
     (folder / "line.py").write_text(SLOW)
     process = started(
@@ -310,7 +316,7 @@ def test_killed_worker_is_replaced_and_its_run_begun_again(folder: Path):
     )
     results = folder / "o/results.sqlite"
     wait_until(lambda: ended_runs(results) >= 1)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
+    os.kill(workers(process.pid)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     rows = sqlite3.connect(results).execute("SELECT seed, status FROM runs ORDER BY seed")

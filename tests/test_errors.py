@@ -57,6 +57,5 @@ def test_what_is_known_may_be_any_iterable():
     assert str(unknown("task", "b", iter({"b2": 1, "a": 2}))).endswith("Known: a, b2.")
 
 
-@pytest.mark.xfail(reason="of names that differ in case alone one is forgotten")
 def test_name_of_the_same_case_is_offered():
     assert "Did you mean Adam" in str(unknown("name", "Adm", ["adam", "Adam"]))

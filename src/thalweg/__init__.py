@@ -56,6 +56,10 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)

@@ -17,7 +17,7 @@ class UsageError(ValueError):
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for `name`, which is none of the `known`; it offers the nearest names."""
     names = sorted(known)
-    by_lower = {n.lower(): n for n in names}
-    near = [by_lower[n] for n in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    close = get_close_matches(name.lower(), {n.lower() for n in names}, n=3, cutoff=0.5)
+    near = [n for match in close for n in names if n.lower() == match]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UsageError(f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}.")

@@ -80,8 +80,9 @@ def train(
     size = task.batch_size if batch_size is None else batch_size
     size = len(x) if size == "full" else size
     for name, value in (("epochs", epochs), ("batch_size", size)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}, but must be at least 1.")
+        if not isinstance(value, int) or value < 1:  # pyright: ignore
+            also = ' or "full"' if name == "batch_size" else ""
+            raise UsageError(f"{name} is {value!r}, but must be a whole number from 1{also}.")
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     model = task.model()
@@ -89,6 +90,7 @@ def train(
     descent = optimizer(parameters)
     inputs, targets = x, y
     losses: list[Tensor] = []
+    taken = 0
 
     def closure() -> "Tensor":
         # What zero_grad does, without its bookkeeping.
@@ -96,6 +98,9 @@ def train(
             p.grad = None
         loss = task.loss(model(inputs), targets)
         loss.backward()
+        # An optimizer may evaluate more than once; the first time is at the weights as they were.
+        if len(losses) < taken:
+            losses.append(loss.detach().reshape(()))
         return loss
 
     seconds, steps = 0.0, 0
@@ -106,8 +111,9 @@ def train(
         started = perf_counter()
         if reshuffle or epoch == 1:
             shuffled = torch.randperm(len(x), generator=order)
-        for inputs, targets in _batches(x, y, shuffled, size):  # noqa: B007  (read by closure)
-            losses.append(descent.step(closure).detach())  # pyright: ignore
+        batches = enumerate(_batches(x, y, shuffled, size), 1)
+        for taken, (inputs, targets) in batches:  # noqa: B007  (the closure reads them)
+            descent.step(closure)  # pyright: ignore
         seconds += perf_counter() - started
         history = torch.stack(losses).double()
         if not history.isfinite().all():

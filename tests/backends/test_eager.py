@@ -55,9 +55,7 @@ def test_rules_of_ones_own(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", SPECIAL)
-def test_special_values_are_numpys(name: str, dtype: torch.dtype, request) -> None:
-    if name == "sign":
-        request.applymarker(pytest.mark.xfail(reason="torch's sign of NaN is 0", strict=True))
+def test_special_values_are_numpys(name: str, dtype: torch.dtype) -> None:
     compare_special_values(eagerly, dtype, [name])
 
 

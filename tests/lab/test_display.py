@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -95,7 +96,6 @@ def test_table_in_a_pipe_is_whole_and_plain(capsys: pytest.CaptureFixture[str]):
     assert lines[-1] == summarize(rows).verdict
 
 
-@pytest.mark.xfail(reason="beside a long name it is")
 def test_number_is_not_broken_in_two(capsys: pytest.CaptureFixture[str]):
     long = "l2:weight_decay=0.0001+adam:lr=0.001:beta1=0.95:beta2=0.9999"
     runs = (*(result(long, s, 0.91 + s / 100) for s in (0, 1)), result("sgd", 0, 0, "failed", long))
@@ -137,14 +137,12 @@ def test_target_has_a_heading_when_there_is_none(capsys: pytest.CaptureFixture[s
     assert cells(said, "sgd")[-1] == "failed: why"
 
 
-@pytest.mark.xfail(reason="what users wrote is read as markup")
 @pytest.mark.parametrize("text", ["expected list[int]", "no file [/tmp/x]", "[red]"])
 def test_what_users_wrote_is_not_markup(capsys: pytest.CaptureFixture[str], text: str):
     broken = study((result("sgd", 0, 0, "failed", text),), ("sgd",))
     assert text in " ".join(printed(capsys, broken).split())
 
 
-@pytest.mark.xfail(reason="what users wrote is read as markup")
 @pytest.mark.parametrize("name", ["task[a]", "a[/b]"])
 def test_a_name_is_not_markup(capsys: pytest.CaptureFixture[str], name: str):
     said = printed(capsys, study((result("sgd", 0),), ("sgd",), name=name))
@@ -174,10 +172,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What appears in a terminal that is wide enough."""
     shown = io.StringIO()
 
-    def console(stderr: bool = False, width: int = 200) -> Console:
-        return Console(
-            file=shown, force_terminal=True, width=width, color_system=None, legacy_windows=False
-        )
+    def console(stderr: bool = False, **settings: Any) -> Console:
+        terminal = {"force_terminal": True, "color_system": None, "legacy_windows": False}
+        return Console(file=shown, **{"width": 200, **settings, **terminal})
 
     monkeypatch.setattr(display, "Console", console)
     return shown
@@ -246,7 +243,6 @@ def test_time_left_counts_only_what_was_done_since_it_was_resumed(
     assert "21 s left" in line
 
 
-@pytest.mark.xfail(reason="the epochs that a run did not reach count as done since the resumption")
 def test_time_left_after_resuming_with_a_run_that_diverged(terminal: io.StringIO, clock: Clock):
     with Display(study((result("sgd", 0, 0, "diverged", "nan"),))) as show:
         clock.now += 1

@@ -17,7 +17,7 @@ PLAN = Plan("digits", ("sgd:lr=0.1", "adam"), "paper", None, 3, 32, (0, 4), None
     [
         PLAN,
         Plan("ü b.py:task", ("l2:weight_decay=1e-4+adam",), "keras", 0.1 + 0.2, 1, "full", (), 0.0),
-        replace(PLAN, lr=5e-324, target=float("-inf"), batch_size=1, seeds=(7,)),
+        replace(PLAN, lr=5e-324, target=float("-inf"), batch_size=1, seeds=(7,), reshuffle=False),
     ],
 )
 def test_plan_survives_being_written_down(plan: Plan):
@@ -37,6 +37,7 @@ def test_plan_is_readable_json():
         "batch_size": 32,
         "seeds": [0, 4],
         "target": None,
+        "reshuffle": True,
     }
 
 

@@ -28,10 +28,11 @@ def test_every_rule_says_what_it_is(found) -> None:
         assert f.checked(name, f.default) is f.default
 
 
-def test_the_rules_are_those_of_the_catalogue() -> None:
-    assert " ".join(OPTIMIZERS) == (
+def test_no_rule_of_the_catalogue_is_lost() -> None:
+    catalogue = (
         "sgd momentum nag qhm aggmo adagrad adadelta rmsprop adam amsgrad adamax nadam qhadam adamw"
     )
+    assert set(catalogue.split()) <= OPTIMIZERS.keys()
 
 
 OUT_OF_RANGE = [

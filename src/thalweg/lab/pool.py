@@ -86,13 +86,12 @@ class Pool:
         self._size = size
         self._lost_early = 0
         self._workers = [_Worker(task) for _ in range(size)]
-        self._idle: list[_Worker] = []
 
     def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in (*self._workers, *self._idle):
+        for worker in self._workers:
             worker.end()
 
     def facts(self) -> TaskFacts:
@@ -102,10 +101,8 @@ class Pool:
             UsageError: the task or its data cannot be loaded.
         """
         while True:
-            for worker, message in self._messages():
+            for _, message in self._messages():
                 if isinstance(message, Ready):
-                    self._workers.remove(worker)
-                    self._idle.append(worker)
                     return message.task
 
     def events(self, plan: Plan, runs: Sequence[Run]) -> Iterator[Event]:
@@ -119,8 +116,7 @@ class Pool:
         waiting = deque(runs)
         attempts = dict.fromkeys(runs, 0)
         left = len(runs)
-        ready, self._idle = self._idle, []
-        self._workers += ready
+        ready = [worker for worker in self._workers if worker.ready]
         while left:
             for worker in ready:
                 if waiting:

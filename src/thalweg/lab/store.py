@@ -119,7 +119,25 @@ class Store:
             raise UsageError(f"{path} cannot be written: {error}.") from error
 
     def add(self, result: Result) -> None:
-        """Keep one run's result, all of it or nothing."""
+        """Keep one run's result, all of it or nothing.
+
+        Raises:
+            UsageError: it cannot be written, or another process has written that run.
+        """
+        try:
+            self._add(result)
+        except sqlite3.IntegrityError as error:
+            raise UsageError(
+                f"{result.run.optimizer}, seed {result.run.seed} is in {self.folder} already: "
+                "another process is working on it, and two cannot."
+            ) from error
+        except sqlite3.Error as error:
+            raise UsageError(
+                f"{result.run.optimizer}, seed {result.run.seed} could not be kept in "
+                f"{self.folder}: {error}. Earlier runs are kept; go on with --resume."
+            ) from error
+
+    def _add(self, result: Result) -> None:
         with self._connection as c:
             cursor = c.execute(
                 "INSERT INTO runs (optimizer, seed, status, reason, settings) VALUES (?,?,?,?,?)",

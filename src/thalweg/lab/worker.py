@@ -146,11 +146,11 @@ def _compile(optimizer: Callable[[list[Any]], Any]) -> None:
 
 def told(error: BaseException) -> str:
     """An exception in one line, with the place in the user's code where it came up."""
-    ours = Path(__file__).parents[1]
+    others = {Path(__file__).parents[1], Path(traceback.__file__).parent}
     places = [
         f"{Path(frame.filename).name}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and ours not in Path(frame.filename).parents
+        if "site-packages" not in frame.filename and others.isdisjoint(Path(frame.filename).parents)
     ]
     place = f" ({places[-1]})" if places else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
