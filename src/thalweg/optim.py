@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from operator import is_
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class Optimizer(torch.optim.Optimizer):
         if known is None or known.changing or known.values != values:
             rule = self._rule_of(group)
             settings = rule.settings("paper", **self._settings_of(group, rule))
-            changing = any(isinstance(v, Tensor) for v in values)
+            changing = any(_holds_tensor(v) for v in values)
             known = _Compiled(values, changing, program(rule.trace(settings)), inputs(settings))
             self._compiled[id(group)] = known
         return known
@@ -231,6 +231,11 @@ class Optimizer(torch.optim.Optimizer):
             _Batch(c.program, group["params"], places, stream, self.state, keys, self.backend)
             for places in together.values()
         ]
+
+
+def _holds_tensor(value: Any) -> bool:
+    parts = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
+    return any(isinstance(part, Tensor) for part in parts)
 
 
 @dataclass
