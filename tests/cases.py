@@ -35,7 +35,7 @@ import numpy as np
 
 from thalweg import rules
 from thalweg.rules import Rule, chain
-from thalweg.rules.rule import Hyper
+from thalweg.rules.declaration import Hyper
 
 Pair = Sequence[float]
 Setting = float | bool | str | tuple[float, ...]

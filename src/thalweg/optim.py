@@ -17,8 +17,9 @@ from thalweg import backends, rules
 from thalweg.backends import eager
 from thalweg.backends.program import Program, program
 from thalweg.errors import UsageError, unknown
+from thalweg.rules.declaration import State
 from thalweg.rules.reference import inputs
-from thalweg.rules.rule import Rule, Setting, State, chain
+from thalweg.rules.rule import Rule, Setting, chain
 
 __all__ = ["CLASSES", "Optimizer"]
 

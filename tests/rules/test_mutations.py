@@ -14,7 +14,7 @@ import pytest
 
 from cases import CASES, Case
 from thalweg.rules import reference
-from thalweg.rules.rule import Trace
+from thalweg.rules.tracing import Trace
 from thalweg.rules.vocabulary import Expr, const, node, normal, symbol, walk
 
 Change = Callable[[Expr, tuple[Expr, ...]], Expr]

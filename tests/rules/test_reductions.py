@@ -7,7 +7,7 @@ import pytest
 
 from thalweg import rules
 from thalweg.rules import OPTIMIZERS, Rule, chain
-from thalweg.rules.rule import Trace
+from thalweg.rules.tracing import Trace
 
 START = np.array([1.5, -2.0, 0.3, 4.0])
 Gradient = Callable[[np.ndarray], np.ndarray]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from thalweg.rules.rule import State, Trace
+from thalweg.rules.declaration import State
+from thalweg.rules.tracing import Trace
 from thalweg.rules.vocabulary import Expr, const, node, normal, symbol, walk
 
 __all__ = ["Program", "program", "python"]

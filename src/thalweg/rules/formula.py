@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from thalweg.rules.rule import LinkTrace, Rule, Settings
+from thalweg.rules.rule import Rule, Settings
+from thalweg.rules.tracing import LinkTrace
 from thalweg.rules.vocabulary import Expr, walk
 
 __all__ = ["LATEX", "TEXT", "Notation", "Statement", "formula", "statements"]

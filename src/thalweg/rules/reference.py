@@ -11,7 +11,8 @@ import numpy as np
 
 from thalweg.errors import UsageError
 from thalweg.rules import philox
-from thalweg.rules.rule import Rule, Settings, State
+from thalweg.rules.declaration import State
+from thalweg.rules.rule import Rule, Settings
 from thalweg.rules.vocabulary import Expr, walk
 
 __all__ = ["MEANING", "evaluate", "inputs", "step"]

@@ -8,36 +8,34 @@ options declared with `flag()`. The function returns the step to subtract from `
 state in the order of its signature.
 
 A stage is declared the same way; it changes what comes in and passes it on, and may use the `lr` of
-the rule it stands beside. `chain` puts stages
-before and after a rule, in the order in which they act.
+the rule it stands beside. `chain` puts stages before and after a rule, in the order in which they
+act.
 """
 
-import inspect
-import math
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from importlib import import_module
-from types import FrameType
-from typing import Any, TypeAlias, cast
+from functools import cached_property
+from typing import Any
 
 from thalweg.errors import UsageError, unknown
-from thalweg.rules.vocabulary import Expr, const, symbol, walk
+from thalweg.rules.declaration import (
+    CONVENTIONS,
+    Flag,
+    Hyper,
+    Link,
+    Setting,
+    flag,
+    hyper,
+    linked,
+    state,
+)
+from thalweg.rules.tracing import Trace, traced
 
 __all__ = [
     "CONVENTIONS",
-    "Flag",
-    "GradientAt",
-    "Hyper",
-    "Link",
-    "LinkTrace",
     "Rule",
     "Setting",
     "Settings",
-    "State",
-    "Trace",
     "chain",
     "flag",
     "hyper",
@@ -45,215 +43,6 @@ __all__ = [
     "stage",
     "state",
 ]
-
-Setting: TypeAlias = "float | bool | str | tuple[float, ...]"
-"""A value of a hyperparameter (a number or a tuple of them) or of a flag (a bool or a word)."""
-
-CONVENTIONS = ("paper", "torch", "keras")
-"""Whose reading of a rule is followed, where libraries and papers disagree."""
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """A hyperparameter: what it means, what it may be, and where to look for a good value.
-
-    Attributes:
-        default: the paper's recommendation, or the field's where the paper has none.
-        interval: the valid values, as an interval such as `"[0, 1)"`.
-        help: its meaning in one line.
-        search: the range in which a search looks; None: not searched. The scale is logarithmic in
-            the value, or in its distance from 1 where 1 is the interval's open end.
-        off: the value that takes its term out of the rule altogether, if there is one.
-        integer: whether only whole numbers are valid.
-    """
-
-    default: float | tuple[float, ...]
-    interval: str
-    help: str
-    search: tuple[float, float] | None = None
-    off: float | None = None
-    integer: bool = False
-
-    @cached_property
-    def _bounds(self) -> tuple[float, bool, float, bool]:
-        match = re.fullmatch(r"([\[(])(\S+), (\S+)([\])])", self.interval)
-        if match is None:
-            raise ValueError(f"not an interval: {self.interval!r}; write it as '[0, 1)'")
-        opening, low, high, closing = match.groups()
-        return float(low), opening == "(", float(high), closing == ")"
-
-    def checked(self, name: str, value: object) -> float | tuple[float, ...]:
-        """`value`, if it is valid.
-
-        Raises:
-            UsageError: it is not; the message names the argument, the value and the range.
-        """
-        if isinstance(self.default, tuple):
-            try:
-                values = tuple(_number(v) for v in value)  # pyright: ignore
-            except TypeError:
-                values = (math.nan,)
-            if not values or not all(map(self._valid, values)):
-                raise UsageError(
-                    f"{name} is {value!r}, but must be a non-empty sequence of numbers, each in "
-                    f"{self.interval} ({self.help})."
-                )
-            return values
-        number = _number(value)
-        if not self._valid(number):
-            kind = "a whole number" if self.integer else "a number"
-            raise UsageError(
-                f"{name} is {value!r}, but must be {kind} in {self.interval} ({self.help}). "
-                f"The default is {self.default:g}."
-            )
-        return number
-
-    def _valid(self, value: float) -> bool:
-        low, low_open, high, high_open = self._bounds
-        return (
-            (low < value if low_open else low <= value)
-            and (value < high if high_open else value <= high)
-            and (not self.integer or value == int(value))
-        )
-
-
-def _number(value: object) -> float:
-    """The number that `value` is; NaN, which no interval holds, if it is none."""
-    try:
-        return math.nan if isinstance(value, str) else float(value)  # pyright: ignore
-    except (TypeError, ValueError, RuntimeError):
-        return math.nan
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A choice that is made once, when the rule is traced, and so costs nothing in a step.
-
-    Attributes:
-        default: what is chosen unless something else is said: the paper's way.
-        help: what the choice changes.
-        choices: what may be chosen.
-    """
-
-    default: bool | str
-    help: str
-    choices: tuple[bool | str, ...] = (False, True)
-
-    def checked(self, name: str, value: object) -> bool | str:
-        """`value`, if it is one of the choices, else a `UsageError` that lists them."""
-        for choice in self.choices:
-            if value is choice or (isinstance(choice, str) and value == choice):
-                return choice
-        allowed = " or ".join(map(repr, self.choices))
-        raise UsageError(f"{name} is {value!r}, but must be {allowed} ({self.help}).")
-
-
-@dataclass(frozen=True)
-class State:
-    """A part of a rule's state.
-
-    Attributes:
-        name: the symbol it has in the rule, or `name_i` for the i-th of several.
-        init: the value it starts with: a number or the name of a hyperparameter.
-        scalar: one number per parameter instead of one per element; it is kept in float64.
-        each: the name of a hyperparameter that is a tuple, if there is one state for each entry.
-    """
-
-    name: str = ""
-    init: float | str = 0.0
-    scalar: bool = False
-    each: str | None = None
-
-
-# These three are written as defaults in a rule's signature, so they are typed as whatever the
-# parameter they stand for is.
-def hyper(
-    default: float | tuple[float, ...],
-    interval: str,
-    help: str,
-    *,
-    search: tuple[float, float] | None = None,
-    off: float | None = None,
-    integer: bool = False,
-) -> Any:
-    """Declare a hyperparameter; see `Hyper`."""
-    return Hyper(default, interval, help, search, off, integer)
-
-
-def flag(default: bool | str, help: str, *choices: str) -> Any:
-    """Declare an option; see `Flag`."""
-    return Flag(default, help, choices or (False, True))
-
-
-def state(*, init: float | str = 0.0, scalar: bool = False, each: str | None = None) -> Any:
-    """Declare a state that is not simply an array of zeros; see `State`."""
-    return State("", init, scalar, each)
-
-
-@dataclass(frozen=True)
-class GradientAt:
-    """Returned last by a rule whose gradient is taken elsewhere than at `theta`: that point."""
-
-    point: Expr
-
-
-@dataclass(frozen=True)
-class Link:
-    """One function of a chain, with what its signature declares."""
-
-    name: str
-    title: str
-    paper: str
-    doc: str
-    function: Callable[..., Any]
-    incoming: str
-    states: tuple[State, ...]
-    hypers: Mapping[str, Hyper]
-    flags: Mapping[str, Flag]
-    conventions: Mapping[str, Mapping[str, Setting]]
-    is_stage: bool
-    uses: frozenset[str]
-
-    def __reduce__(self) -> Any:
-        # The function's own name now stands for the rule made of it, so pickle cannot find it.
-        return _link_named, (self.function.__module__, self.function.__qualname__)
-
-
-def _link_named(module: str, name: str) -> Link:
-    return getattr(import_module(module), name).links[0]
-
-
-@dataclass(frozen=True)
-class LinkTrace:
-    """What one link did: its variables as it named them, what came in and what went out."""
-
-    link: Link
-    incoming: Expr
-    variables: Mapping[str, Expr | tuple[Expr, ...]]
-    outgoing: Expr
-    gradient_at: Expr | None
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """A rule, recorded: every output as a graph over symbols.
-
-    A state that no step ever depends on, such as the velocity of RMSprop without momentum, is
-    left out.
-
-    Attributes:
-        links: the same, link by link, for printing.
-        step: what is subtracted from `theta`.
-        states: the new value of each state, by the name of its symbol.
-        declared: how each of those states is kept and what it starts with.
-        gradient_at: where the gradient is to be taken, if not at `theta`.
-    """
-
-    links: tuple[LinkTrace, ...]
-    step: Expr
-    states: Mapping[str, Expr]
-    declared: Mapping[str, State]
-    gradient_at: Expr | None
 
 
 @dataclass(frozen=True)
@@ -310,7 +99,7 @@ class Rule:
         return all(link.is_stage for link in self.links)
 
     @cached_property
-    def _qualified(self) -> tuple[Mapping[str, str], ...]:
+    def qualified(self) -> tuple[Mapping[str, str], ...]:
         """For each link, its own names of settings to the chain's.
 
         The rule's names stay as they are. A stage's do too if no other link has the name, else
@@ -333,7 +122,7 @@ class Rule:
         """Every hyperparameter by name, with this rule's own defaults."""
         found = {
             names[n]: h
-            for link, names in zip(self.links, self._qualified, strict=True)
+            for link, names in zip(self.links, self.qualified, strict=True)
             for n, h in link.hypers.items()
         }
         for name, value in self.given.items():
@@ -346,7 +135,7 @@ class Rule:
         """Every option by name, with this rule's own defaults."""
         found = {
             names[n]: f
-            for link, names in zip(self.links, self._qualified, strict=True)
+            for link, names in zip(self.links, self.qualified, strict=True)
             for n, f in link.flags.items()
         }
         for name, value in self.given.items():
@@ -394,7 +183,7 @@ class Rule:
         if convention not in CONVENTIONS:
             raise unknown("convention", convention, CONVENTIONS)
         found: dict[str, Setting] = {}
-        for link, names in zip(self.links, self._qualified, strict=True):
+        for link, names in zip(self.links, self.qualified, strict=True):
             found |= {names[n]: v for n, v in link.conventions.get(convention, {}).items()}
         return found | dict(self.conventions.get(convention, {}))
 
@@ -417,7 +206,7 @@ class Rule:
             (name, len(value) if isinstance(value, tuple) else value == self.hypers[name].off)
             for name, value in settings.hypers.items()
         )
-        return _trace(self, tuple(settings.flags.items()), shape)
+        return traced(self, tuple(settings.flags.items()), shape)
 
     def step(
         self,
@@ -443,176 +232,8 @@ def _as_flag(value: Setting) -> bool | str:
     return value
 
 
-@lru_cache(maxsize=1024)
-def _trace(
-    rule: Rule, flags: tuple[tuple[str, bool | str], ...], shape: tuple[tuple[str, int], ...]
-) -> Trace:
-    chosen, shapes = dict(flags), dict(shape)
-    flowing = symbol("g", element=True)
-    links: list[LinkTrace] = []
-    states: dict[str, Expr] = {}
-    declared: dict[str, State] = {}
-    for link, names in zip(rule.links, rule._qualified, strict=True):  # pyright: ignore
-        arguments: dict[str, Any] = {
-            n: _hyper_symbol(names[n], h, shapes[names[n]]) for n, h in link.hypers.items()
-        }
-        arguments |= {n: chosen[names[n]] for n in link.flags}
-        arguments |= {n: symbol(n, element=n == "theta") for n in link.uses}
-        olds: list[list[State]] = []
-        for s in link.states:
-            own = [replace(s, init=names.get(s.init, s.init))] if isinstance(s.init, str) else [s]
-            if s.each is not None:
-                count = shapes[names[s.each]]
-                own = [replace(s, name=f"{s.name}_{i + 1}") for i in range(count)]
-            symbols = tuple(symbol(o.name, element=not o.scalar) for o in own)
-            arguments[s.name] = symbols if s.each is not None else symbols[0]
-            declared |= {o.name: o for o in own}
-            olds.append(own)
-        result: Any
-        result, variables = _call(link.function, {link.incoming: flowing, **arguments})
-        returned = cast("list[Any]", [*result] if isinstance(result, tuple) else [result])
-        outgoing: Expr = returned[0]
-        news = returned[1:]
-        point: Expr | None = None
-        if news and isinstance(news[-1], GradientAt):
-            point = news.pop().point
-        if len(news) != len(olds):
-            raise TypeError(
-                f"{link.name} returned {len(news)} new states, but its signature declares "
-                f"{len(olds)} ({', '.join(s.name for s in link.states)})"
-            )
-        for own, new in zip(olds, news, strict=True):
-            values = cast("tuple[Expr, ...]", new if isinstance(new, tuple) else (new,))
-            states |= {o.name: value for o, value in zip(own, values, strict=True)}
-            if not own[0].scalar and not all(value.element for value in values):
-                raise TypeError(
-                    f"{link.name} returned one number as its new state {own[0].name}, which has "
-                    "one per element: declare it with state(scalar=True)"
-                )
-        changed = {
-            n: v
-            for n, v in variables.items()
-            if v is not arguments.get(n) and n != link.incoming and _is_graph(v)
-        }
-        links.append(LinkTrace(link, flowing, changed, outgoing, point))
-        flowing = outgoing
-    point = next((link.gradient_at for link in links if link.gradient_at is not None), None)
-    live = _live(states, flowing, *([] if point is None else [point]))
-    return Trace(
-        tuple(links),
-        flowing,
-        {name: new for name, new in states.items() if name in live},
-        {name: s for name, s in declared.items() if name in live},
-        point,
-    )
-
-
-def _live(states: Mapping[str, Expr], *roots: Expr) -> set[str]:
-    """The states that what is computed from the roots depends on, now or in a later step."""
-    live: set[str] = set()
-    pending = list(roots)
-    while pending:
-        read = {e.name for e in walk(pending.pop()) if e.op == "symbol"}
-        pending += [states[name] for name in read & states.keys() - live]
-        live |= read & states.keys()
-    return live
-
-
-def _is_graph(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(isinstance(v, Expr) for v in value)  # pyright: ignore
-    return isinstance(value, Expr)
-
-
-def _hyper_symbol(name: str, declared: Hyper, shape: int) -> Expr | tuple[Expr, ...]:
-    if isinstance(declared.default, tuple):
-        return tuple(symbol(f"{name}_{i + 1}", element=False) for i in range(shape))
-    if shape:
-        assert declared.off is not None
-        return const(declared.off)
-    return symbol(name, element=False)
-
-
-def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What the function returns, and its local variables as they were then.
-
-    The names a rule gives to its intermediate values are those of its paper, so the printed
-    formula uses them.
-    """
-    variables: dict[str, Any] = {}
-
-    def profile(frame: FrameType, event: str, arg: Any) -> None:
-        if event == "return" and frame.f_code is function.__code__:
-            variables.update(frame.f_locals)
-
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        result = function(**arguments)
-    finally:
-        if before is None or callable(before):
-            sys.setprofile(before)
-        else:
-            # cProfile's profiler, which is no function, turns itself on again.
-            before.enable()
-    return result, variables
-
-
-def _declared(
-    function: Callable[..., Any],
-    title: str,
-    paper: str,
-    conventions: Mapping[str, Mapping[str, Setting]],
-    *,
-    is_stage: bool,
-) -> Rule:
-    incoming, *others = inspect.signature(function).parameters.values()
-    states: list[State] = []
-    hypers: dict[str, Hyper] = {}
-    flags: dict[str, Flag] = {}
-    uses: set[str] = set()
-    for p in others:
-        match p.default:
-            case Hyper():
-                hypers[p.name] = p.default
-            case Flag():
-                flags[p.name] = p.default
-            case State():
-                states.append(replace(p.default, name=p.name))
-            case _ if p.name in ("theta", "t") or (p.name == "lr" and is_stage):
-                uses.add(p.name)
-            case _ if p.kind is p.POSITIONAL_OR_KEYWORD:
-                states.append(State(p.name))
-            case _:
-                raise TypeError(
-                    f"{function.__name__}: declare the keyword parameter {p.name!r} with hyper() "
-                    "or flag()"
-                )
-    doc = inspect.getdoc(function) or ""
-    name = function.__name__
-    for convention, values in conventions.items():
-        if convention not in CONVENTIONS:
-            raise unknown("convention", convention, CONVENTIONS)
-        for n, v in values.items():
-            declared = hypers.get(n) or flags.get(n)
-            if declared is None:
-                raise unknown(f"setting of {name}", n, (*hypers, *flags))
-            declared.checked(n, v)
-    link = Link(
-        name,
-        title,
-        paper,
-        doc,
-        function,
-        incoming.name,
-        tuple(states),
-        hypers,
-        flags,
-        conventions,
-        is_stage,
-        frozenset(uses),
-    )
-    return Rule(name, title, paper, doc, (link,))
+def _alone(link: Link) -> Rule:
+    return Rule(link.name, link.title, link.paper, link.doc, (link,))
 
 
 def rule(
@@ -625,12 +246,12 @@ def rule(
         paper: authors, year, identifier, equation or algorithm number.
         conventions: for each convention the settings in which it differs from the paper.
     """
-    return lambda function: _declared(function, title, paper, conventions, is_stage=False)
+    return lambda function: _alone(linked(function, title, paper, conventions, is_stage=False))
 
 
 def stage(title: str, *, paper: str) -> Callable[[Callable[..., Any]], Rule]:
     """Make a stage of a function: what comes in, changed, goes to the next link of a chain."""
-    return lambda function: _declared(function, title, paper, {}, is_stage=True)
+    return lambda function: _alone(linked(function, title, paper, {}, is_stage=True))
 
 
 def chain(*rules: Rule) -> Rule:
@@ -668,14 +289,14 @@ def chain(*rules: Rule) -> Rule:
     )
     qualified = {
         link.name: names
-        for link, names in zip(links, chained._qualified, strict=True)  # pyright: ignore
+        for link, names in zip(links, chained.qualified, strict=True)
     }
     given: dict[str, Setting] = {}
     conventions: dict[str, dict[str, Setting]] = {}
     for r in rules:
         inverse = {
             old: qualified[link.name][own]
-            for link, names in zip(r.links, r._qualified, strict=True)  # pyright: ignore
+            for link, names in zip(r.links, r.qualified, strict=True)
             for own, old in names.items()
         }
         given |= {inverse[n]: v for n, v in r.given.items()}

@@ -2,7 +2,8 @@
 
 from thalweg import rules
 from thalweg.errors import UsageError, unknown
-from thalweg.rules.rule import Hyper, Rule, Setting, chain
+from thalweg.rules.declaration import Hyper
+from thalweg.rules.rule import Rule, Setting, chain
 
 __all__ = ["parsed"]
 

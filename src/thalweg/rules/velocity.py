@@ -1,6 +1,7 @@
 """Rules that move by the gradient or by a velocity made of gradients."""
 
-from thalweg.rules.rule import GradientAt, flag, hyper, rule, state
+from thalweg.rules.declaration import GradientAt
+from thalweg.rules.rule import flag, hyper, rule, state
 from thalweg.rules.vocabulary import Expr, where
 
 __all__ = ["aggmo", "learning_rate", "momentum", "nag", "qhm", "sgd", "weighting"]
