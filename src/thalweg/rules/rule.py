@@ -287,10 +287,7 @@ def chain(*rules: Rule) -> Rule:
         doc="",
         links=links,
     )
-    qualified = {
-        link.name: names
-        for link, names in zip(links, chained.qualified, strict=True)
-    }
+    qualified = {link.name: names for link, names in zip(links, chained.qualified, strict=True)}
     given: dict[str, Setting] = {}
     conventions: dict[str, dict[str, Setting]] = {}
     for r in rules:
