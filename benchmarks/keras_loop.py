@@ -15,7 +15,7 @@ OPTIMIZERS = {
     "momentum": lambda: keras.optimizers.SGD(1e-3, momentum=0.9),
     "nag": lambda: keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True),
     "adagrad": lambda: keras.optimizers.Adagrad(1e-3),
-    "adadelta": lambda: keras.optimizers.Adadelta(1.0),
+    "adadelta": lambda: keras.optimizers.Adadelta(1.0, epsilon=1e-6),
     "rmsprop": lambda: keras.optimizers.RMSprop(1e-3, rho=0.9),
     "adam": lambda: keras.optimizers.Adam(1e-3),
     "amsgrad": lambda: keras.optimizers.Adam(1e-3, amsgrad=True),

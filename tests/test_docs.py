@@ -29,8 +29,6 @@ PAGES = (
     *FRONT,
     *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")),
 )
-# Made from a real comparison; to be taken off this list when it is there.
-TO_COME = {"docs/report.png"}
 
 TASK = """
 import torch
@@ -233,13 +231,9 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = target.partition("#")
         file = (ROOT / page).parent / path if path else ROOT / page
         name = os.path.relpath(file, ROOT)
-        assert name in TO_COME or file.is_file(), target
+        assert file.is_file(), target
         if anchor:
             assert anchor in anchors(name), target
-
-
-def test_what_is_to_come_is_not_there_yet() -> None:
-    assert [name for name in TO_COME if (ROOT / name).exists()] == []
 
 
 @pytest.fixture
