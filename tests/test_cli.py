@@ -92,6 +92,7 @@ def mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("compare --batch-size many", ["'many'", "from 1", "full"]),
         ("compare nofile.py:task", ["nofile.py does not exist"]),
         ("compare --resume nowhere", ["no comparison in nowhere", "--out"]),
+        ("compare --resume there --epochs 5 --lr 0.1", ["--epochs, --lr cannot change"]),
         ("compare --out line.py", ["line.py is a file"]),
     ],
 )

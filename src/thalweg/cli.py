@@ -83,6 +83,27 @@ def compare(
     for name, value in (("jobs", jobs), ("epochs", epochs), ("seeds", seeds)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}, but must be at least 1.")
+    changed = [
+        name
+        for name, given in (
+            ("a task", task != "digits"),
+            ("--optimizers", optimizers != "all"),
+            ("--epochs", epochs is not None),
+            ("--batch-size", batch_size is not None),
+            ("--seeds", seeds != 3),
+            ("--lr", lr is not None),
+            ("--convention", convention != "paper"),
+            ("--target", target is not None),
+            ("--no-reshuffle", not reshuffle),
+            ("--out", out is not None),
+        )
+        if given
+    ]
+    if resume is not None and changed:
+        raise UsageError(
+            f"--resume goes on with what was planned for {resume}, which {', '.join(changed)} "
+            "cannot change: leave it out, or start anew with --out."
+        )
     size = _batch_size(batch_size)
     names = OPTIMIZERS if optimizers == "all" else [n.strip() for n in optimizers.split(",")]
     store = None if resume is None else Store.open(resume)
