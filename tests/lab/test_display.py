@@ -112,9 +112,9 @@ def test_rows_say_who_is_best_and_who_ties(capsys: pytest.CaptureFixture[str]):
         tuple(
             result(o, s, m)
             for o, ms in {
-                "sgd": (0.9, 0.8),
-                "adam": (0.85, 0.83),
-                "nag": (0.4, 0.301),
+                "sgd": (0.9, 0.8, 0.85),
+                "adam": (0.85, 0.83, 0.84),
+                "nag": (0.4, 0.301, 0.35),
             }.items()
             for s, m in enumerate(ms)
         ),
@@ -122,7 +122,7 @@ def test_rows_say_who_is_best_and_who_ties(capsys: pytest.CaptureFixture[str]):
     )
     of = replace(of, plan=replace(of.plan, target=0.3))
     said = printed(capsys, of)
-    assert cells(said, "sgd") == ["sgd", "0.2500", "0.8500 ± 0.0707", "1", "0.01", "2.000", "best"]
+    assert cells(said, "sgd") == ["sgd", "0.2500", "0.8500 ± 0.0500", "1", "0.01", "2.000", "best"]
     assert cells(said, "adam")[-1] == "tie"
     assert cells(said, "nag")[-1] == ""
     assert cells(said, "qhm") == ["qhm", "-", "-", "-", "-", "-", ""]

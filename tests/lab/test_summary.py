@@ -106,14 +106,15 @@ def test_pairs_are_those_of_the_same_seed_whatever_order_runs_ended_in():
 
 
 def test_only_seeds_that_both_finished_are_compared():
-    summary = summarize(study({"a": [1.0, 2.0, 3.0, "nan"], "b": ["boom", 1.5, 2.75, 9.0]}))
+    outcomes = {"a": [1.0, 2.0, 3.0, 2.5, "nan"], "b": ["boom", 1.5, 2.75, 2.6, 9.0]}
+    summary = summarize(study(outcomes))
     # Over its own seeds b is better.
     assert order(summary) == ["b", "a"]
     a = row(summary, "a")
-    assert a.difference == pytest.approx(fmean([1.5 - 2, 2.75 - 3]))
-    test = stats.ttest_rel([1.5, 2.75], [2.0, 3.0]).confidence_interval(0.95)
+    assert a.difference == pytest.approx(fmean([1.5 - 2, 2.75 - 3, 2.6 - 2.5]))
+    test = stats.ttest_rel([1.5, 2.75, 2.6], [2.0, 3.0, 2.5]).confidence_interval(0.95)
     assert a.margin == pytest.approx((test.high - test.low) / 2)
-    assert row(summary, "b").metric == pytest.approx(fmean([1.5, 2.75, 9]))
+    assert row(summary, "b").metric == pytest.approx(fmean([1.5, 2.75, 2.6, 9]))
 
 
 def test_one_shared_seed_has_a_difference_without_a_margin():
@@ -260,9 +261,17 @@ def test_clear_winner():
 
 
 def test_one_comparison_needs_no_correction():
-    said = summarize(study({"a": [1.0, 2.0], "b": [0.5, 1.51]})).detail
-    assert "a beats b over 2 seeds" in said
+    said = summarize(study({"a": [1.0, 2.0, 3.0], "b": [0.5, 1.51, 2.5]})).detail
+    assert "a beats b over 3 seeds" in said
     assert "corrected" not in said
+
+
+def test_of_two_seeds_nothing_is_said():
+    summary = summarize(study({"a": [0.9, 0.91], "b": [0.2, 0.5]}))
+    assert row(summary, "b").margin is None
+    assert not row(summary, "b").ties
+    assert "tie" not in summary.verdict
+    assert "With two seeds, differences may be luck" in summary.detail
 
 
 def test_tie():
@@ -277,7 +286,7 @@ def test_tie():
 
 
 def test_tie_of_equal_numbers_names_one():
-    assert summarize(study({"a": [0.1, 0.2], "b": [0.1, 0.2]})).headline == (
+    assert summarize(study({"a": [0.1, 0.2, 0.15], "b": [0.1, 0.2, 0.15]})).headline == (
         "a and b tie for best on blobs after 2 epochs: score 0.15."
     )
 
@@ -304,14 +313,14 @@ def test_one_seed_says_that_it_may_be_luck():
 
 
 def test_one_finished_seed_of_several_says_so_too():
-    summary = summarize(study({"a": [0.9, "nan"], "b": [0.1, 0.2]}))
+    summary = summarize(study({"a": [0.9, 0.8, "nan"], "b": [0.1, 0.2, 0.3]}))
     assert "is best" not in summary.verdict
     assert "beats" not in summary.verdict
     assert "With one seed," not in summary.detail
-    assert "fewer than two seeds that a and another share, differences may be luck" in (
+    assert "fewer than three seeds that a and another share, differences may be luck" in (
         summary.detail
     )
-    assert "But only 1 of the 2 runs of a finished" in summary.detail
+    assert "But only 2 of the 3 runs of a finished" in summary.detail
 
 
 def test_optimizers_that_cannot_be_compared_are_not_beaten():
@@ -326,24 +335,26 @@ def test_optimizers_that_cannot_be_compared_are_not_beaten():
     assert "a beats b over 3 seeds (95% intervals of the difference, paired by seed)." in (
         summary.detail
     )
-    assert "With fewer than two finished seeds in common, a and c cannot be compared" in (
+    assert "With fewer than three finished seeds in common, a and c cannot be compared" in (
         summary.detail
     )
     assert "Not every run of c and d finished." in summary.detail
 
 
 def test_losers_that_never_finished_are_not_beaten():
-    summary = summarize(study({"a": [0.9, 0.8], "b": [0.5, 0.41], "c": ["boom", "nan"]}))
+    summary = summarize(
+        study({"a": [0.9, 0.8, 0.7], "b": [0.5, 0.41, 0.3], "c": ["boom", "nan", "boom"]})
+    )
     assert summary.headline.startswith("a is best on blobs")
-    assert "a beats b over 2 seeds" in summary.detail
+    assert "a beats b over 3 seeds" in summary.detail
     assert "Not every run of c finished." in summary.detail
 
 
 def test_leader_that_lost_a_run_is_not_called_best():
-    summary = summarize(study({"a": [0.9, 0.8, "nan"], "b": [0.5, 0.41, 0.3]}))
+    summary = summarize(study({"a": [0.9, 0.8, 0.7, "nan"], "b": [0.5, 0.41, 0.3, 0.2]}))
     assert summary.headline.startswith("a has the best score on blobs")
     assert "a beats b over the seeds that both finished" in summary.detail
-    assert "But only 2 of the 3 runs of a finished, and it is judged by these alone." in (
+    assert "But only 3 of the 4 runs of a finished, and it is judged by these alone." in (
         summary.detail
     )
 

@@ -28,7 +28,7 @@ class Row:
         seconds_per_step: median over the epochs of all runs.
         difference: mean, over the seeds that both finished, of how much worse its metric is than
             the leader's; None for the leader and without such a seed.
-        margin: half the width of that difference's 95% interval; None for fewer than two seeds.
+        margin: half the width of that difference's 95% interval; None for fewer than three seeds.
             It is not widened for the number of optimizers.
         ties: whether the interval holds 0: no difference to the leader was found.
         problem: why runs did not finish, if some did not.
@@ -133,7 +133,8 @@ def _interval(differences: Sequence[float]) -> tuple[float, float | None]:
     """The mean and half the width of its 95% interval (Student's t, paired by seed)."""
     mean = fmean(differences)
     n = len(differences)
-    if n < 2:
+    # Of two seeds the interval is 13 standard errors wide: anything would be a tie.
+    if n < 3:
         return mean, None
     from scipy.special import stdtrit  # pyright: ignore
 
@@ -195,12 +196,14 @@ def _detail(study: Study, rows: Sequence[Row]) -> str:
         parts += _comparisons(study, best, compared)
         if alone := [r.optimizer for r in finished if r.margin is None]:
             parts.append(
-                f"With fewer than two finished seeds in common, {best.optimizer} and "
+                f"With fewer than three finished seeds in common, {best.optimizer} and "
                 f"{_listed(alone)} cannot be compared."
             )
     elif finished:
-        one = len(study.plan.seeds) == 1
-        few = "one seed" if one else f"fewer than two seeds that {best.optimizer} and another share"
+        seeds = len(study.plan.seeds)
+        few = f"fewer than three seeds that {best.optimizer} and another share"
+        if seeds < 3:
+            few = "one seed" if seeds == 1 else "two seeds"
         parts.append(f"With {few}, differences may be luck: run more seeds.")
     if 0 < best.finished < best.ended:
         parts.append(
