@@ -317,7 +317,7 @@ def reloaded(optimizer: torch.optim.Optimizer, p: Tensor) -> None:
     optimizer.load_state_dict(kept)
 
 
-@pytest.mark.parametrize("backend", ["numba", "eager"])
+@pytest.mark.parametrize("backend", ["fused", "eager"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -349,7 +349,7 @@ def test_what_a_user_does_to_the_state_counts(change, backend: str) -> None:
 
 def test_a_parameter_may_be_exchanged_for_another() -> None:
     ours, torchs = parameters(), parameters()
-    for params, made in ((ours, adams("numba")[0]), (torchs, adams("numba")[1])):
+    for params, made in ((ours, adams("fused")[0]), (torchs, adams("fused")[1])):
         optimizer = made(params)
         train(params, optimizer, range(3))
         before = params[1].detach().clone()

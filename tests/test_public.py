@@ -22,7 +22,7 @@ def after(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"torch", "numpy", "numba", "scipy", "rich", "typer", "plotly", "jinja2", "sklearn"}
+HEAVY = {"torch", "numpy", "llvmlite", "scipy", "rich", "typer", "plotly", "jinja2", "sklearn"}
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_inputs_stay_with_their_targets():
 FACTORIES: dict[str, Factory] = {
     "torch": sgd,
     "adam": thalweg.Adam,
-    "numba": lambda p: thalweg.Momentum(p, lr=0.1, backend="numba"),
+    "fused": lambda p: thalweg.Momentum(p, lr=0.1, backend="fused"),
     "noisy": lambda p: thalweg.Optimizer(p, thalweg.chain(thalweg.noise(), thalweg.sgd())),
     "lookahead": lambda p: thalweg.NAG(p, lookahead=True),
 }

@@ -7,17 +7,16 @@ from functools import lru_cache, wraps
 from operator import is_
 from typing import Any, ClassVar, TypeAlias, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import profiler
 from torch.optim import optimizer  # pyright: ignore
 
-from thalweg import backends, rules
-from thalweg.backends import eager
+from thalweg import rules
+from thalweg.backends import checked
 from thalweg.backends.program import Program, program
+from thalweg.batches import Batch, Gathering, state_dtype
 from thalweg.errors import UsageError, unknown
-from thalweg.rules.declaration import State
 from thalweg.rules.reference import inputs
 from thalweg.rules.rule import Rule, Setting, chain
 
@@ -36,7 +35,8 @@ class Optimizer(torch.optim.Optimizer):
         params: parameters, named parameters, or groups of them with settings of their own.
         rule: a rule or a chain, such as `thalweg.adam` or `chain(l2(1e-4), momentum)`.
         convention: whose reading of the rule is followed: "torch", "keras" or "paper".
-        backend: "numba" (compiled), "eager" (torch's operations) or "auto": the first that can.
+        backend: "fused" (one compiled pass over memory), "eager" (torch's operations) or "auto":
+            the first that can.
         settings: hyperparameters and flags of the rule, by name.
 
     Raises:
@@ -64,10 +64,27 @@ class Optimizer(torch.optim.Optimizer):
         self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str
     ) -> None:
         self.rule = rule
-        self.backend = backends.checked(backend)
+        self.backend = checked(backend)
         self._compiled: dict[int, _Compiled] = {}
-        self._gathering: dict[int, _Gathering] = {}
+        self._gathering: dict[int, Gathering] = {}
+        self._states: list[Any] | None = None
         super().__init__(params, defaults)
+
+    @property
+    def state(self) -> Any:  # pyright: ignore
+        """What is kept for each parameter; see `torch.optim.Optimizer`.
+
+        Whoever has seen it may change it at any time, so from then on each step looks.
+        """
+        if self._states is None:
+            self._states = []
+            self._gathering.clear()
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:  # pyright: ignore
+        self.__dict__["state"] = value
+        self._gathering.clear()
 
     # What a class that mirrors one of torch's answers differently:
 
@@ -88,6 +105,27 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._compiled = {}
         self._gathering = {}
+        # What is loaded is not copied, so whoever has it may change it.
+        self._states = []
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` has returned; see `torch.optim.Optimizer.load_state_dict`.
+
+        torch rounds the states to the parameter's type. Those that are kept in float32 because
+        the parameter has fewer digits are taken as they were saved.
+        """
+        super().load_state_dict(state_dict)
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        params = (p for group in self.param_groups for p in group["params"])
+        for i, p in zip(saved, params, strict=True):
+            dtype = state_dtype(p.dtype)
+            for key, value in state_dict["state"].get(i, {}).items():
+                if key == "step" or not isinstance(value, Tensor):
+                    continue
+                # Numbers kept for the whole parameter are float64.
+                if dtype is not p.dtype or not value.dim():
+                    wide = dtype if value.dim() else torch.promote_types(value.dtype, dtype)
+                    self.__dict__["state"][p][key] = value.to(p.device, wide, copy=True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
@@ -157,10 +195,17 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 with torch.enable_grad():
                     loss = closure()
-        for group, c in zip(self.param_groups, compiled, strict=True):
-            grads = [p.grad for p in group["params"]]
-            for batch in self._batches(group, c, grads):
-                batch.step(c.numbers, [grads[i] for i in batch.places])
+        if not self._same_states():
+            self._gathering.clear()
+            self._states = [*self.__dict__["state"].values()]
+        # All that can be wrong is found before anything is changed.
+        ready = [
+            (batch, *batch.numbers(c.numbers))
+            for group, c in zip(self.param_groups, compiled, strict=True)
+            for batch in self._batches(group, c)
+        ]
+        for batch, numbers, values in ready:
+            batch.step(numbers, values)
         return loss
 
     @torch.no_grad()
@@ -176,7 +221,10 @@ class Optimizer(torch.optim.Optimizer):
         moved: list[tuple[Tensor, Tensor]] = []
         for group, c in zip(self.param_groups, compiled, strict=True):
             if c.program.at is not None:
-                for batch in self._gathered(group, c, [p.requires_grad for p in group["params"]]):
+                # To gather them for this takes their counts away from what steps them.
+                self._gathering.pop(id(group), None)
+                wanted = [p.requires_grad for p in group["params"]]
+                for batch in self._gathered(group, c, wanted).batches:
                     points = batch.gradient_points(c.numbers)
                     for p, point in zip(batch.params, points, strict=True):
                         moved.append((p, p.clone()))
@@ -188,50 +236,52 @@ class Optimizer(torch.optim.Optimizer):
             for p, before in moved:
                 p.copy_(before)
 
-    def _batches(
-        self, group: Group, c: "_Compiled", grads: Sequence[Tensor | None]
-    ) -> list["_Batch"]:
+    def _same_states(self) -> bool:
+        if self._states is None:
+            return True
+        states = self.__dict__["state"]
+        return len(states) == len(self._states) and all(map(is_, states.values(), self._states))
+
+    def _batches(self, group: Group, c: "_Compiled") -> list[Batch]:
         """The group's parameters that have a gradient, gathered anew only if something changed."""
-        present = [g is not None for g in grads]
         known = self._gathering.get(id(group))
         if (
             known is None
             or known.program is not c.program
-            or known.present != present
-            or not all(map(is_, known.params, group["params"]))
-            or not all(batch.intact(self.state) for batch in known.batches)
+            or known.backend != self.backend
+            or not known.intact(group["params"])
         ):
-            batches = self._gathered(group, c, present)
-            known = _Gathering(c.program, list(group["params"]), present, batches)
+            # Its counts are no longer the state's, even if what follows raises an error.
+            self._gathering.pop(id(group), None)
+            present = [p.grad is not None for p in group["params"]]
+            known = self._gathered(group, c, present)
+            known.bind(watch_states=self._states is not None)
             self._gathering[id(group)] = known
+            if self._states is not None:
+                self._states = [*self.__dict__["state"].values()]
         return known.batches
 
-    @torch.no_grad()
-    def _gathered(self, group: Group, c: "_Compiled", included: list[bool]) -> list["_Batch"]:
-        """The included parameters, together where they have taken equally many steps."""
-        stream = 0
-        for other in self.param_groups:
-            if other is group:
-                break
-            stream += len(other["params"])
-        keys = {s.name: self._state_key(s.name) for s in c.program.states}
-        together: dict[tuple[float, ...], list[int]] = {}
-        for i, p in enumerate(group["params"]):
-            if included[i]:
-                state = self.state[p]
-                if "step" not in state:
-                    # torch's SGD does not count, but has a velocity only after its first step.
-                    state["step"] = torch.tensor(float(bool(state)), dtype=torch.float32)
-                for s in c.program.states:
-                    if keys[s.name] not in state:
-                        state[keys[s.name]] = _initial(s, p, c.numbers)
-                scalars = (state[keys[s.name]] for s in c.program.states if s.scalar)
-                values = (float(state["step"]), *map(float, scalars))
-                together.setdefault(values, []).append(i)
-        return [
-            _Batch(c.program, group["params"], places, stream, self.state, keys, self.backend)
-            for places in together.values()
-        ]
+    def _gathered(self, group: Group, c: "_Compiled", included: list[bool]) -> Gathering:
+        place = next(i for i, other in enumerate(self.param_groups) if other is group)
+        stream = sum(len(other["params"]) for other in self.param_groups[:place])
+        names: Sequence[str] = group.get("param_names") or ()
+
+        def name(i: int) -> str:
+            shape = tuple(group["params"][i].shape)
+            which = repr(names[i]) if i < len(names) else f"{i} of group {place}"
+            return f"parameter {which} of shape {shape}"
+
+        return Gathering(
+            c.program,
+            group["params"],
+            included,
+            c.numbers,
+            self.__dict__["state"],
+            {s.name: self._state_key(s.name) for s in c.program.states},
+            stream,
+            checked(self.backend),
+            name,
+        )
 
 
 def _holds_tensor(value: Any) -> bool:
@@ -247,100 +297,6 @@ class _Compiled:
     changing: bool
     program: Program
     numbers: Mapping[str, float]
-
-
-@dataclass
-class _Gathering:
-    """A group's parameters in batches, and what they were when they were gathered."""
-
-    program: Program
-    params: list[Tensor]
-    present: list[bool]
-    batches: list["_Batch"]
-
-
-class _Batch:
-    """Parameters whose scalar states are equal, so that one set of scalars serves all.
-
-    Those are kept as views of one tensor: a step is counted once, for all of them.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        group: Sequence[Tensor],
-        places: list[int],
-        first_stream: int,
-        held: Mapping[Tensor, dict[str, Any]],
-        keys: Mapping[str, str],
-        backend: str,
-    ) -> None:
-        self.places = places
-        self.params = params = [group[i] for i in places]
-        states = [held[p] for p in params]
-        streams = [first_stream + i for i in places]
-        self._program = program
-        self._states = states
-        scalars = {"t": "step"} | {s.name: keys[s.name] for s in program.states if s.scalar}
-        self._shared: dict[str, Tensor] = {}
-        self._counts: dict[str, Any] = {}
-        for name, key in scalars.items():
-            # NumPy writes to the memory they share without the cost of an operation of torch's.
-            dtype = np.float32 if key == "step" else np.float64
-            stacked = np.array([state[key].item() for state in states], dtype)
-            self._counts[name] = stacked
-            self._shared[name] = torch.from_numpy(stacked)  # pyright: ignore
-            for state, view in zip(states, self._shared[name].unbind(), strict=True):
-                state[key] = view
-        self._buffers = {"theta": params} | {
-            s.name: [state[keys[s.name]] for state in states]
-            for s in program.states
-            if not s.scalar
-        }
-        kept = ("step", *keys.values())
-        self._kept = [(state, key, state[key]) for state in states for key in kept]
-        self._values = {name: tensor[0].item() for name, tensor in self._shared.items()}
-        self._take = backends.bound(program, self._buffers, streams, backend)
-        self._versions = self._counted()
-
-    def intact(self, held: Mapping[Tensor, Any]) -> bool:
-        """Whether the state is still what was gathered: a user may replace it or change a count."""
-        if self._versions != self._counted() or not all(
-            map(is_, map(held.get, self.params), self._states)
-        ):
-            return False
-        # This runs in every step, and a loop takes half of what all() would.
-        for state, key, tensor in self._kept:  # noqa: SIM110
-            if state.get(key) is not tensor:
-                return False
-        return True
-
-    def _counted(self) -> list[int]:
-        """How often each tensor of scalars was changed; a view counts for the whole."""
-        return [tensor._version for tensor in self._shared.values()]  # pyright: ignore
-
-    def _numbers(self, hypers: Mapping[str, float]) -> tuple[Sequence[float], dict[str, float]]:
-        t = self._values["t"] + 1
-        numbers, new = self._program.scalars({**hypers, **self._values, "t": t})
-        return numbers, {**new, "t": t}
-
-    def step(self, hypers: Mapping[str, float], grads: list[Tensor]) -> None:
-        """Take one step with these gradients of the parameters."""
-        numbers, self._values = self._numbers(hypers)
-        self._take(numbers, grads)
-        for name, counts in self._counts.items():
-            counts[:] = self._values[name]
-
-    def gradient_points(self, hypers: Mapping[str, float]) -> list[Tensor]:
-        """Where each parameter's gradient is to be taken."""
-        return eager.gradient_points(self._program, self._numbers(hypers)[0], self._buffers)
-
-
-def _initial(s: State, p: Tensor, numbers: Mapping[str, float]) -> Tensor:
-    value = numbers[s.init] if isinstance(s.init, str) else s.init
-    if s.scalar:
-        return torch.tensor(value, dtype=torch.float64)
-    return torch.full_like(p, value, memory_format=torch.preserve_format)
 
 
 @dataclass(frozen=True)

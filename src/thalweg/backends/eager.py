@@ -48,14 +48,24 @@ def step(
     for g in buffers["g"]:
         if g.layout is not torch.strided:
             raise RuntimeError("sparse gradients are not supported: make them dense")
-    results = _lowered(program).run(numbers, buffers, streams)
-    moved = {name: result for name, result in results.items() if result is not buffers[name]}
-    for name, result in moved.items():
+    wide = {name: [_wide(x) for x in row] for name, row in buffers.items()}
+    results = _lowered(program).run(numbers, wide, streams)
+    held = {id(x) for row in buffers.values() for x in row}
+    moved = [
         # A value that is in another buffer must survive that buffer's own change.
-        if any(result is buffer for buffer in buffers.values()):
-            moved[name] = [x.clone() for x in result]
-    for name, result in moved.items():
-        torch._foreach_copy_(buffers[name], result)
+        (x, value.clone() if id(value) in held else value)
+        for name, result in results.items()
+        for x, value in zip(buffers[name], result, strict=True)
+        if x is not value
+    ]
+    if moved:
+        targets, values = map(list, zip(*moved, strict=True))
+        torch._foreach_copy_(targets, values)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Computed in float32, as states are kept, and rounded once."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def gradient_points(

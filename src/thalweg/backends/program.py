@@ -29,6 +29,7 @@ class Program:
         outputs: the elementwise part, by name: `theta`'s and the states' new values, as graphs
             over the symbols `g`, `theta`, the states and `k0`, `k1`, ...
         at: the point at which the gradient is taken, as such a graph, if not at `theta`.
+        constants: which of the numbers the rule itself gives, such as Adamax's infinity.
     """
 
     states: tuple[State, ...]
@@ -36,6 +37,7 @@ class Program:
     count: int
     outputs: Mapping[str, Expr]
     at: Expr | None
+    constants: frozenset[int] = frozenset()
 
 
 @lru_cache(maxsize=1024)
@@ -66,6 +68,7 @@ def program(trace: Trace) -> Program:
         count=len(hoisted),
         outputs=outputs,
         at=at,
+        constants=frozenset(k for k, e in enumerate(hoisted) if e.op == "const"),
     )
 
 
