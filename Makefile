@@ -27,7 +27,8 @@ dist: $(INSTALLED)  ## build wheel and sdist, and see that each installs into an
 		build/venv/bin/thalweg explain adam > build/explained || exit 1; \
 	done
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  ## the time of a step, beside torch; then of training
+	$(BIN)/thalweg bench step
 	$(BIN)/python benchmarks/fashion_mnist.py
 
 $(INSTALLED): pyproject.toml constraints.txt

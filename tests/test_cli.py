@@ -1,6 +1,8 @@
 """The command as a user meets it, bad input first."""
 
+import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from thalweg.cli import main
+from thalweg.rules import OPTIMIZERS
 
 # Small enough to train in a moment, in a file as a user would write it.
 TASK = """
@@ -94,6 +97,21 @@ def mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("compare --resume nowhere", ["no comparison in nowhere", "--out"]),
         ("compare --resume there --epochs 5 --lr 0.1", ["--epochs, --lr cannot change"]),
         ("compare --out line.py", ["line.py is a file"]),
+        ("warmup --optimizers adm", ["unknown optimizer 'adm'", "Did you mean adam"]),
+        ("warmup --optimizers sgd,", ["unknown optimizer ''", "Known: adadelta"]),
+        ("warmup --dtypes float32,flaot64", ["unknown dtype 'flaot64'", "Did you mean float64"]),
+        ("warmup --dtype float32", ["No such option: --dtype", "--dtypes"]),
+        ("warmup digits", ["unexpected extra argument", "digits"]),
+        ("bench step --optimizers adm", ["unknown optimizer 'adm'", "Did you mean adam"]),
+        ("bench step --shapes mpl", ["unknown set of shapes 'mpl'", "Did you mean mlp"]),
+        ("bench step --dtype float23", ["unknown dtype 'float23'", "Did you mean float32"]),
+        ("bench step --rounds 0", ["rounds is 0", "at least 1"]),
+        ("bench step --threads 0", ["threads is 0", "at least 1"]),
+        ("bench step --seconds -1", ["seconds is -1", "from 0"]),
+        ("bench step --json no/a.json", ["no/a.json cannot be written", "folder that exists"]),
+        ("bench step --markdown no/a.md", ["no/a.md cannot be written"]),
+        ("bench step --markdown line.py", ["line.py has no place", "<!-- measured -->"]),
+        ("bench stp", ["No such command 'stp'", "step"]),
     ],
 )
 def test_mistake_is_named_with_what_is_allowed(
@@ -350,11 +368,52 @@ def test_batch_sizes_of_all_one_and_some(folder: Path):
         assert counted.fetchone() == (steps,)
 
 
+def test_step_times(folder: Path):
+    ended = thalweg(
+        "bench", "step", "--optimizers", "sgd, qhm,sgd", "--shapes", "mlp", "--rounds", "3",
+        "--threads", "1", "--json", "o.json", "--markdown", "o.md",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    first, second = ended.stderr.splitlines()
+    assert re.fullmatch(r"\[1/2\] sgd on mlp: [\d.]+ ms, torch's .*, (faster|tie|slower)", first)
+    assert re.fullmatch(r"\[2/2\] qhm on mlp: [\d.]+ ms, and nothing of .*", second)
+    assert "geometric mean of 1 ratios" in ended.stdout
+    content = json.loads((folder / "o.json").read_text())
+    assert [c["optimizer"] for c in content["cells"]] == ["sgd", "qhm"]
+    assert [c["rounds"] for c in content["cells"]] == [3, 3]
+    assert content["machine"]["torch"].endswith("threads: 1")
+    assert content["missing"] == []
+    page = (folder / "o.md").read_text(encoding="utf-8")
+    for name in ("sgd", "qhm"):
+        assert re.search(rf"^│ {name} ", ended.stdout, re.MULTILINE)
+        assert re.search(rf"^\| {name} \|", page, re.MULTILINE)
+
+
+def test_ctrl_c_keeps_step_times_and_says_what_is_missing(folder: Path):
+    process = started(
+        "bench", "step", "--shapes", "mlp", "--seconds", "0.1", "--json", "o.json",
+        "--markdown", "o.md",
+    )  # fmt: skip
+    wait_until((folder / "o.json").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Stopped. What has been measured follows." in said
+    assert "Traceback" not in said
+    content = json.loads((folder / "o.json").read_text())
+    kept = [c["optimizer"] for c in content["cells"]]
+    assert 1 <= len(kept) < len(OPTIMIZERS)
+    assert kept[0] == "sgd"
+    missing = [optimizer for _, optimizer in content["missing"]]
+    assert not {*kept} & {*missing}
+    assert len(kept) + len(missing) == len(OPTIMIZERS)
+    for text in (" ".join(out.split()), (folder / "o.md").read_text(encoding="utf-8")):
+        assert f"Not measured: {missing[0]} on mlp" in text
+
+
 def test_lists_and_explanations(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from thalweg.rules import OPTIMIZERS
-
     def said(line: str) -> str:
         monkeypatch.setattr(sys, "argv", ["thalweg", *line.split()])
         with pytest.raises(SystemExit) as ended:
@@ -381,3 +440,82 @@ def test_help_is_fast_and_needs_no_torch():
     code += "try: main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+WARM = """
+from llvmlite.binding import targets
+class Refusing(targets.TargetMachine):
+    def emit_object(self, module):
+        raise AssertionError("compiled")
+targets.TargetMachine = Refusing
+import torch, thalweg
+for name, options in {
+    "SGD": {"momentum": 0.5, "nesterov": True, "weight_decay": 0.3, "maximize": True},
+    "Adam": {"amsgrad": True, "weight_decay": 1e-4, "lr": 0.5},
+    "AdamW": {},
+    "RMSprop": {"centered": True, "momentum": 0.1},
+    "QHAdam": {"nu1": 0.5},
+}.items():
+    for dtype in (torch.float32, torch.bfloat16):
+        p = torch.zeros(3, 4, dtype=dtype).requires_grad_()
+        p.grad = torch.full_like(p, 0.5)
+        getattr(thalweg, name)([p], backend="fused", **options).step()
+        assert (p != 0).all()
+p.grad = torch.full_like(p, 0.5)
+try:
+    thalweg.Optimizer([p], thalweg.chain(thalweg.noise, thalweg.adam)).step()
+except AssertionError as error:
+    print(error)
+"""
+
+
+def test_after_a_warmup_nothing_is_compiled(tmp_path: Path):
+    cache = str(tmp_path / "cache")
+    arguments = ("warmup", "--dtypes", "float32,bfloat16")
+    first = thalweg(*arguments, THALWEG_CACHE=cache)
+    assert first.returncode == 0, first.stderr
+    said = re.fullmatch(
+        r"(\d+) kernels are in (.+): (\d+) compiled in [\d.]+ s, 0 were there already.\n",
+        first.stdout,
+    )
+    assert said is not None, first.stdout
+    count, folder, compiled = said.groups()
+    files = {file: file.stat().st_mtime_ns for file in Path(folder).iterdir()}
+    assert str(folder).startswith(cache)
+    assert int(count) == int(compiled) == len(files) > 100
+    used = subprocess.run(
+        [sys.executable, "-c", WARM],
+        env={**os.environ, "THALWEG_CACHE": cache},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    # The last is no built-in optimizer, so it alone was not there.
+    assert (used.returncode, used.stdout) == (0, "compiled\n"), used.stderr
+    again = thalweg(*arguments, THALWEG_CACHE=cache)
+    assert f"{count} kernels" in again.stdout
+    assert " 0 compiled in " in again.stdout
+    assert f"{count} were there already" in again.stdout
+    assert {file: file.stat().st_mtime_ns for file in Path(folder).iterdir()} == files
+
+
+@pytest.mark.parametrize("optimizers", ["sgd", "momentum, aggmo"])
+def test_a_warmup_of_some_leaves_the_others(tmp_path: Path, optimizers: str):
+    cache = str(tmp_path / "cache")
+    arguments = ("warmup", "--optimizers", optimizers, "--dtypes", "float64")
+    ended = thalweg(*arguments, THALWEG_CACHE=cache)
+    assert ended.returncode == 0, ended.stderr
+    assert 3 <= int(ended.stdout.split()[0]) < 30
+
+
+def test_a_warmup_without_a_folder_to_write_to_says_so(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    ended = thalweg("warmup", THALWEG_CACHE=str(tmp_path / "file"))
+    assert ended.returncode == 2
+    assert f"cannot be kept in {tmp_path / 'file'}" in ended.stderr
+    assert "set THALWEG_CACHE" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    (tmp_path / "file").unlink()
+    ended = thalweg("warmup", "--optimizers", "sgd", THALWEG_CACHE="~nobody-of-this-name")
+    assert ended.returncode == 2
+    assert "no folder to keep kernels in" in ended.stderr

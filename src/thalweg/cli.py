@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -105,12 +106,12 @@ def compare(
             "cannot change: leave it out, or start anew with --out."
         )
     size = _batch_size(batch_size)
-    names = OPTIMIZERS if optimizers == "all" else [n.strip() for n in optimizers.split(",")]
+    names = _listed(optimizers, OPTIMIZERS)
     store = None if resume is None else Store.open(resume)
     if store is None:
         plan = Plan(
             task=task,
-            optimizers=tuple(dict.fromkeys(names)),
+            optimizers=names,
             convention=convention,
             lr=lr,
             epochs=epochs or 1,
@@ -187,6 +188,122 @@ def list_(
     width = max(map(len, lines[what]))
     for name, about in lines[what].items():
         typer.echo(f"{name:<{width}}  {about}")
+
+
+bench = typer.Typer(help="Measure how fast it is, beside torch.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("step")
+def bench_step(
+    optimizers: Annotated[
+        str, typer.Option(help="Which, separated by commas, or 'all'", metavar="LIST")
+    ] = "all",
+    shapes: Annotated[
+        str,
+        typer.Option(
+            help="On which tensors: mlp, small, gpt2 and large, separated by commas, or 'all'",
+            metavar="LIST",
+        ),
+    ] = "all",
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds to time in each cell; else by --seconds")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to time each cell")] = 5.0,
+    threads: Annotated[int | None, typer.Option(help="Threads; else torch's choice")] = None,
+    compiled: Annotated[
+        bool, typer.Option(help="Beside torch.compile too, up to a minute for each cell")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16")] = "float32",
+    json: Annotated[
+        Path | None, typer.Option(help="Write everything measured to this file", metavar="FILE")
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the tables to a new file, or a page's place for them", metavar="FILE"
+        ),
+    ] = None,
+) -> None:
+    """Time one step of each optimizer, torch's and ours in turn, and what memory allows."""
+    import torch
+
+    from thalweg.bench import machine, record, table
+    from thalweg.bench.cell import Cell, Plan, measured
+    from thalweg.bench.shapes import SETS
+    from thalweg.rules import OPTIMIZERS
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}, but must be at least 1.")
+    plan = Plan(
+        optimizers=_listed(optimizers, OPTIMIZERS),
+        shapes=_listed(shapes, SETS),
+        dtype=dtype,
+        rounds=rounds,
+        seconds=seconds,
+        compiled=compiled,
+    )
+    if json is not None:
+        record.check_writable(json)
+    if markdown is not None:
+        record.check_place(markdown)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    facts = machine.description()
+    cells: list[Cell] = []
+
+    def keep() -> None:
+        if json is not None:
+            json.write_text(record.as_json(plan, facts, cells), encoding="utf-8")
+
+    stopped = False
+    try:
+        for cell in measured(plan):
+            cells.append(cell)
+            typer.echo(f"[{len(cells)}/{len(plan.cells())}] {table.line(cell)}", err=True)
+            keep()
+    except KeyboardInterrupt:
+        stopped = True
+        typer.echo("\nStopped. What has been measured follows.", err=True)
+        keep()
+    table.print_tables(plan, facts, cells)
+    if markdown is not None:
+        record.insert(markdown, table.markdown(plan, facts, cells))
+    if stopped:
+        raise typer.Exit(130)
+
+
+def _listed(text: str, all_of_them: Iterable[str]) -> tuple[str, ...]:
+    names = all_of_them if text == "all" else (name.strip() for name in text.split(","))
+    return tuple(dict.fromkeys(names))
+
+
+@app.command()
+def warmup(
+    optimizers: Annotated[
+        str, typer.Option(help="Which, separated by commas, or 'all'", metavar="LIST")
+    ] = "all",
+    dtypes: Annotated[
+        str,
+        typer.Option(
+            help="For parameters of which types: float32, float64, bfloat16 and float16, "
+            "separated by commas, or 'all'",
+            metavar="LIST",
+        ),
+    ] = "all",
+) -> None:
+    """Compile the optimizers' kernels now, so that no first step has to wait for its own."""
+    from thalweg.rules import OPTIMIZERS
+    from thalweg.warmup import warm_up
+
+    done = warm_up(
+        _listed(optimizers, OPTIMIZERS),
+        None if dtypes == "all" else _listed(dtypes, ()),
+    )
+    typer.echo(
+        f"{done.compiled + done.present} kernels are in {done.folder}: {done.compiled} compiled in "
+        f"{done.seconds:.1f} s, {done.present} were there already."
+    )
 
 
 @app.command()
