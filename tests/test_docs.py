@@ -425,7 +425,7 @@ def test_walk_through(followed: Path) -> None:
         "test_mutations.py::test_every_mutant_is_caught[lion-decay]",
         "test_formula.py::test_carried_out_line_by_line_it_is_the_rule[lion-decay]",
         "test_eager.py::test_it_agrees_with_the_reference[lion-decay-contiguous-torch.float32]",
-        "test_kernel.py::test_it_agrees_with_the_reference[lion-decay-torch.float32]",
+        "test_fused.py::test_it_agrees_with_the_reference[lion-decay-torch.float32]",
         "test_optim.py::test_classes_torch_lacks_take_the_rules_settings[Lion]",
         "test_docs.py::test_every_optimizer_has_a_page[lion]",
         "test_cli.py::test_lists_and_explanations",
