@@ -456,11 +456,10 @@ for name, options in {
     "RMSprop": {"centered": True, "momentum": 0.1},
     "QHAdam": {"nu1": 0.5},
 }.items():
-    for dtype in (torch.float32, torch.bfloat16):
-        p = torch.zeros(3, 4, dtype=dtype).requires_grad_()
-        p.grad = torch.full_like(p, 0.5)
-        getattr(thalweg, name)([p], backend="fused", **options).step()
-        assert (p != 0).all()
+    p = torch.zeros(3, 4, dtype=torch.bfloat16).requires_grad_()
+    p.grad = torch.full_like(p, 0.5)
+    getattr(thalweg, name)([p], backend="fused", **options).step()
+    assert (p != 0).all()
 p.grad = torch.full_like(p, 0.5)
 try:
     thalweg.Optimizer([p], thalweg.chain(thalweg.noise, thalweg.adam)).step()
@@ -471,7 +470,7 @@ except AssertionError as error:
 
 def test_after_a_warmup_nothing_is_compiled(tmp_path: Path):
     cache = str(tmp_path / "cache")
-    arguments = ("warmup", "--dtypes", "float32,bfloat16")
+    arguments = ("warmup", "--dtypes", "bfloat16")
     first = thalweg(*arguments, THALWEG_CACHE=cache)
     assert first.returncode == 0, first.stderr
     said = re.fullmatch(
@@ -482,7 +481,7 @@ def test_after_a_warmup_nothing_is_compiled(tmp_path: Path):
     count, folder, compiled = said.groups()
     files = {file: file.stat().st_mtime_ns for file in Path(folder).iterdir()}
     assert str(folder).startswith(cache)
-    assert int(count) == int(compiled) == len(files) > 100
+    assert int(count) == int(compiled) == len(files) > 50
     used = subprocess.run(
         [sys.executable, "-c", WARM],
         env={**os.environ, "THALWEG_CACHE": cache},

@@ -1,5 +1,6 @@
 """Parameters gathered to be trained together, and what is kept for them between steps."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.backends import Bound, eager, memory
+from thalweg.backends import Bound, eager, examine, memory
 from thalweg.backends.program import Program
 from thalweg.backends.watch import Watch
 from thalweg.errors import UsageError
@@ -39,6 +40,7 @@ class Gathering:
         first_stream: the position of the group's first parameter among all.
         backend: what runs the program.
         name: what an error calls the parameter of an index.
+        with_gradients: whether the gradients are there already, and have to fit.
 
     Attributes:
         program: what trains them.
@@ -61,9 +63,18 @@ class Gathering:
         first_stream: int,
         backend: str,
         name: Callable[[int], str],
+        *,
+        with_gradients: bool,
     ) -> None:
         self.program, self.backend = program, backend
         self.params = list(params)
+        # A state is made like its parameter, and would stay so when that is put right.
+        wanted = {"step", *keys.values()}
+        new = [i for i, p in enumerate(params) if included[i] and not wanted <= held[p].keys()]
+        rows: dict[str, list[Any]] = {"theta": [params[i] for i in new]}
+        if with_gradients:
+            rows["g"] = [params[i].grad for i in new]
+        examine(rows, (), lambda k: name(new[k]))
         together: dict[tuple[float, ...], list[int]] = {}
         for i, p in enumerate(params):
             if included[i]:
@@ -74,8 +85,8 @@ class Gathering:
                 for s in program.states:
                     if keys[s.name] not in state:
                         state[keys[s.name]] = _initial(s, p, numbers)
-                scalars = (state[keys[s.name]] for s in program.states if s.scalar)
-                values = (float(state["step"]), *map(float, scalars))
+                scalars = ("step", *(keys[s.name] for s in program.states if s.scalar))
+                values = tuple(_number(state[key], key, name(i)) for key in scalars)
                 together.setdefault(values, []).append(i)
         self.batches = [
             Batch(
@@ -114,7 +125,7 @@ class Gathering:
             self.params,
             list(grads),
             words,
-            [x for batch in self.batches for x in batch.compiled(states=watch_states)],
+            [x for batch in self.batches for x in batch.held(states=watch_states)],
             [self._held[p] for p in trained] if watch_states else [],
             self._keys,
         )
@@ -151,7 +162,7 @@ class Batch:
         for name, key in scalars.items():
             # NumPy writes to the memory they share without the cost of an operation of torch's.
             dtype = np.float32 if key == "step" else np.float64
-            stacked = np.array([state[key].item() for state in states], dtype)
+            stacked = np.array([float(state[key]) for state in states], dtype)
             self._counts[name] = stacked
             self._shared[name] = torch.from_numpy(stacked)  # pyright: ignore
             for state, view in zip(states, self._shared[name].unbind(), strict=True):
@@ -164,8 +175,9 @@ class Batch:
         self._values = {name: tensor[0].item() for name, tensor in self._shared.items()}
         self._versions = [tensor._version for tensor in self._shared.values()]  # pyright: ignore
         self._bound: Bound | None = None
-        dtypes = {state_dtype(p.dtype) for p in params}
-        self._largest = min(torch.finfo(dtype).max for dtype in dtypes)
+        largest = [torch.finfo(state_dtype(p.dtype)).max for p in params]
+        self._largest = min(largest)
+        self._narrowest = names[largest.index(self._largest)]
 
     def bind(self, grads: Sequence[Any], backend: str) -> list[int]:
         """Make ready for gradients that lie as these do; see `Bound.gradient_words`."""
@@ -175,12 +187,10 @@ class Batch:
         self._written = [p for p, word in zip(self.params, words, strict=True) if word]
         return words
 
-    def compiled(self, *, states: bool) -> list[Tensor]:
-        """The parameters, and the states, that are run in one pass, which knows their places."""
-        assert self._bound is not None
-        words = self._bound.gradient_words
+    def held(self, *, states: bool) -> list[Tensor]:
+        """The parameters, and the states, whose memory has been looked at."""
         rows = self._buffers.values() if states else [self.params]
-        return [x for row in rows for x, word in zip(row, words, strict=True) if word]
+        return [x for row in rows for x in row if memory.plain(x)]
 
     def counted(self) -> bool:
         """Whether the counts are still those that are known here."""
@@ -199,8 +209,9 @@ class Batch:
             if beyond and k not in self._program.constants:
                 given = ", ".join(f"{name}={value!r}" for name, value in hypers.items())
                 raise UsageError(
-                    f"step {t:g} of {self._names[0]} would be computed with the number {number!r}, "
-                    f"which its type cannot hold. It follows from {given}: choose others."
+                    f"step {t:g} of {self._narrowest} would be computed with the number "
+                    f"{number!r}, which its type cannot hold. It follows from {given}: choose "
+                    "others."
                 )
         return numbers, {**new, "t": t}
 
@@ -215,9 +226,30 @@ class Batch:
         for name, counts in self._counts.items():
             counts[:] = values[name]
 
+    def examine(self) -> None:
+        """Raise an error if a parameter or a state cannot be read and written."""
+        examine(self._buffers, self._program.outputs, self._names.__getitem__)
+
     def gradient_points(self, hypers: Mapping[str, float]) -> list[Tensor]:
         """Where each parameter's gradient is to be taken."""
         return eager.gradient_points(self._program, self.numbers(hypers)[0], self._buffers)
+
+
+def _number(x: Any, key: str, name: str) -> float:
+    """A number that is kept for a whole parameter; what it may be shows where it is used."""
+    try:
+        number = float(x)
+        valid = key != "step" or 0 <= number < math.inf
+    except (TypeError, ValueError, RuntimeError):
+        number, valid = math.nan, False
+    if not valid:
+        is_what = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) and x.dim() else repr(x)
+        raise UsageError(
+            f"the state {key!r} of {name} is {is_what}, but must be one number"
+            f"{', of steps taken' * (key == 'step')}: put back the one that was there, or delete "
+            "the parameter's state to begin anew."
+        )
+    return number
 
 
 def _initial(s: State, p: Tensor, numbers: Mapping[str, float]) -> Tensor:

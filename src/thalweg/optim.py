@@ -142,8 +142,13 @@ class Optimizer(torch.optim.Optimizer):
         values = [*group.values()]
         values[[*group].index("params")] = None
         known = self._compiled.get(id(group))
-        # A learning rate that is a tensor may have been changed in place.
-        if known is None or known.changing or known.values != values:
+        try:
+            # A learning rate that is a tensor may have been changed in place.
+            changed = known is None or known.changing or known.values != values
+        except (RuntimeError, ValueError):
+            # What is no number need not be comparable with one.
+            changed = True
+        if known is None or changed:
             rule = self._rule_of(group)
             settings = rule.settings("paper", **self._settings_of(group, rule))
             changing = any(_holds_tensor(v) for v in values)
@@ -218,23 +223,26 @@ class Optimizer(torch.optim.Optimizer):
                 "step(closure) with a function that clears the gradients, computes the loss, "
                 "calls backward() and returns the loss."
             )
-        moved: list[tuple[Tensor, Tensor]] = []
+        points: list[tuple[Tensor, Tensor]] = []
         for group, c in zip(self.param_groups, compiled, strict=True):
             if c.program.at is not None:
                 # To gather them for this takes their counts away from what steps them.
                 self._gathering.pop(id(group), None)
                 wanted = [p.requires_grad for p in group["params"]]
-                for batch in self._gathered(group, c, wanted).batches:
-                    points = batch.gradient_points(c.numbers)
-                    for p, point in zip(batch.params, points, strict=True):
-                        moved.append((p, p.clone()))
-                        p.copy_(point)
+                for batch in self._gathered(group, c, wanted, with_gradients=False).batches:
+                    batch.examine()
+                    there = batch.gradient_points(c.numbers)
+                    points += zip(batch.params, there, strict=True)
+        # All that can be wrong has been found before anything is moved.
+        before = [p.clone() for p, _ in points]
         try:
+            for p, point in points:
+                p.copy_(point)
             with torch.enable_grad():
                 return closure()
         finally:
-            for p, before in moved:
-                p.copy_(before)
+            for (p, _), x in zip(points, before, strict=True):
+                p.copy_(x)
 
     def _same_states(self) -> bool:
         if self._states is None:
@@ -254,14 +262,16 @@ class Optimizer(torch.optim.Optimizer):
             # Its counts are no longer the state's, even if what follows raises an error.
             self._gathering.pop(id(group), None)
             present = [p.grad is not None for p in group["params"]]
-            known = self._gathered(group, c, present)
+            known = self._gathered(group, c, present, with_gradients=True)
             known.bind(watch_states=self._states is not None)
             self._gathering[id(group)] = known
             if self._states is not None:
                 self._states = [*self.__dict__["state"].values()]
         return known.batches
 
-    def _gathered(self, group: Group, c: "_Compiled", included: list[bool]) -> Gathering:
+    def _gathered(
+        self, group: Group, c: "_Compiled", included: list[bool], *, with_gradients: bool
+    ) -> Gathering:
         place = next(i for i, other in enumerate(self.param_groups) if other is group)
         stream = sum(len(other["params"]) for other in self.param_groups[:place])
         names: Sequence[str] = group.get("param_names") or ()
@@ -281,7 +291,21 @@ class Optimizer(torch.optim.Optimizer):
             stream,
             checked(self.backend),
             name,
+            with_gradients=with_gradients,
         )
+
+
+def _plain(key: str, value: Any, index: int | None) -> Any:
+    """The value, or its part, as a number if it is a tensor of one."""
+    if index is not None:
+        try:
+            value = value[index]
+        except (TypeError, IndexError):
+            raise UsageError(f"{key} is {value!r}, but must be two numbers.") from None
+    try:
+        return float(value) if isinstance(value, Tensor) else value
+    except (TypeError, ValueError, RuntimeError):
+        return value
 
 
 def _holds_tensor(value: Any) -> bool:
@@ -386,8 +410,7 @@ class _Mirrored(Optimizer):
             at = self.mirror.settings.get(name, name)
             key, index = at if isinstance(at, tuple) else (at, None)
             if key in group:
-                value = group[key] if index is None else group[key][index]
-                found[name] = float(value) if isinstance(value, Tensor) else value
+                found[name] = _plain(key, group[key], index)
         return found
 
     def _state_key(self, name: str) -> str:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The sources that are compiled, in order, in a process that has loaded none yet."""
     sources: list[str] = []
     optimised = compilation._optimised
@@ -52,11 +52,19 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(compilation, "_optimised", noted)
     monkeypatch.setattr(compilation, "_engines", {})
-    return sources
+    yield sources
+    forget()
+
+
+_FORGOTTEN: list[object] = []
 
 
 def forget() -> None:
-    """As in a new process: what has been loaded is not known any more."""
+    """As in a new process: what has been loaded is not known any more.
+
+    It is not freed, as a kernel among it may be called again.
+    """
+    _FORGOTTEN.extend(compilation._engines.values())
     compilation._engines.clear()
 
 

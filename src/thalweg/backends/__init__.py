@@ -1,5 +1,5 @@
 """Run a rule's program over many tensors: in one compiled pass where possible, else with torch."""
 
-from thalweg.backends.binding import BACKENDS, Bound, checked
+from thalweg.backends.binding import BACKENDS, Bound, checked, examine
 
-__all__ = ["BACKENDS", "Bound", "checked"]
+__all__ = ["BACKENDS", "Bound", "checked", "examine"]

@@ -1,6 +1,6 @@
 """Which backend runs which tensors, once it is sure that they are what they should be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from thalweg.backends.fused import Pass
 from thalweg.backends.program import Program
 from thalweg.errors import UsageError, unknown
 
-__all__ = ["BACKENDS", "Bound", "checked"]
+__all__ = ["BACKENDS", "Bound", "checked", "examine"]
 
 BACKENDS = ("auto", "fused", "eager")
 """`fused`: a compiled pass over memory; `eager`: torch's operations; `auto`: the first that can."""
@@ -57,11 +57,11 @@ class Bound:
         # The gradients of the first step must not be kept alive by it.
         self._tensors = {symbol: row for symbol, row in tensors.items() if symbol != "g"}
         count = len(tensors["theta"])
+        examine(tensors, program.outputs, name)
         together: dict[tuple[torch.dtype, ...], list[int]] = {}
         by_torch: list[int] = []
         for i in range(count):
             row = [tensors[symbol][i] for symbol in tensors]
-            _examine(tensors, i, name)
             states = [tensors[symbol][i] for symbol in tensors if symbol not in ("theta", "g")]
             theta, grad = tensors["theta"][i], tensors["g"][i]
             refused = "" if backend == "eager" else fused.refusal(theta, grad, states)
@@ -74,16 +74,8 @@ class Bound:
                 )
             else:
                 by_torch.append(i)
-        written = [x for symbol in program.outputs for x in tensors[symbol]]
-        locked = memory.read_only(x for x in written if _in_memory(x))
-        if locked is not None:
-            at = next(i for i, x in enumerate(written) if x is locked) % count
-            raise UsageError(
-                f"the memory of {name(at)} is read-only (a file mapped without leave to write, or "
-                "a read-only array?): give the optimizer a clone of it."
-            )
         # Parameters that share memory are stepped one after the other, as in a loop over them.
-        plain = [i for i in by_torch if _in_memory(tensors["theta"][i])]
+        plain = [i for i in by_torch if memory.plain(tensors["theta"][i])]
         free, *shared = memory.apart([[tensors["theta"][i] for i in plain]], len(plain))
         first = [i for i in by_torch if i not in plain] + [plain[k] for k in free]
         self._eager = [
@@ -114,8 +106,27 @@ class Bound:
             eager.step(self._program, numbers, chosen, [self._streams[i] for i in indices])
 
 
-def _in_memory(x: Tensor) -> bool:
-    return x.is_cpu and x.layout is torch.strided and type(x) in (Tensor, torch.nn.Parameter)
+def examine(
+    tensors: Mapping[str, Sequence[Tensor]], written: Iterable[str], name: Callable[[int], str]
+) -> None:
+    """Raise an error if tensors do not fit each other, or their memory is gone or locked.
+
+    Args:
+        tensors: those by symbol: `theta`, each state, and `g` or not, all lists of one length.
+        written: the symbols of what is written.
+        name: what an error calls the parameter of an index.
+    """
+    count = len(tensors["theta"])
+    for i in range(count):
+        _examine(tensors, i, name)
+    targets = [x for symbol in written for x in tensors[symbol]]
+    locked = memory.read_only(x for x in targets if memory.plain(x)) if targets else None
+    if locked is not None:
+        at = next(i for i, x in enumerate(targets) if x is locked) % count
+        raise UsageError(
+            f"the memory of {name(at)} is read-only (a file mapped without leave to write, or "
+            "a read-only array?): give the optimizer a clone of it."
+        )
 
 
 def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[int], str]) -> None:
@@ -124,10 +135,20 @@ def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[in
     for symbol, row in tensors.items():
         x = row[i]
         what = {"theta": "", "g": "the gradient of "}.get(symbol, f"the state {symbol!r} of ")
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                f"{what}{name(i)} is {x!r}, but must be a tensor: put back the one that was there, "
+                "or delete the parameter's state to begin anew."
+            )
         if x.shape != theta.shape:
             raise UsageError(
                 f"{what}{name(i)} has shape {tuple(x.shape)}, and the parameter "
                 f"{tuple(theta.shape)}: they must be equal. Was one of them resized or replaced?"
+            )
+        if x.layout is not torch.strided:
+            raise UsageError(
+                f"{what}{name(i)} is sparse, and no rule is defined for that: make it dense, as "
+                "with torch.nn.Embedding(..., sparse=False)."
             )
         if x.device != theta.device:
             raise UsageError(
@@ -140,7 +161,12 @@ def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[in
                 f"{what}{name(i)} is of {x.dtype}, and it has to be of {wanted}: convert the "
                 "parameter and its gradient together, or clear the gradients after the change."
             )
-        if _in_memory(x) and x.numel():
+        if not x.is_floating_point() and not (x.is_complex() and theta.is_complex()):
+            raise UsageError(
+                f"{what}{name(i)} is of {x.dtype}, whose numbers cannot be trained: convert it to "
+                "a type of floating-point numbers, such as torch.float32."
+            )
+        if memory.plain(x) and x.numel():
             begin, end = memory.span(x)
             storage = x.untyped_storage()
             held = storage.data_ptr()

@@ -48,6 +48,7 @@ def step(
     for g in buffers["g"]:
         if g.layout is not torch.strided:
             raise RuntimeError("sparse gradients are not supported: make them dense")
+    buffers = {name: [_real(x) for x in row] for name, row in buffers.items()}
     wide = {name: [_wide(x) for x in row] for name, row in buffers.items()}
     results = _lowered(program).run(numbers, wide, streams)
     held = {id(x) for row in buffers.values() for x in row}
@@ -63,6 +64,11 @@ def step(
         torch._foreach_copy_(targets, values)
 
 
+def _real(x: Tensor) -> Tensor:
+    """A complex number is trained as two real ones, as torch does."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
 def _wide(x: Tensor) -> Tensor:
     """Computed in float32, as states are kept, and rounded once."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -72,7 +78,12 @@ def gradient_points(
     program: Program, numbers: Sequence[float], buffers: Mapping[str, Tensors]
 ) -> Tensors:
     """Where each parameter's gradient is to be taken; nothing is changed."""
-    return _lowered_at(program).run(numbers, buffers, ())["at"]
+    real = {name: [_real(x) for x in row] for name, row in buffers.items()}
+    points = _lowered_at(program).run(numbers, real, ())["at"]
+    return [
+        torch.view_as_complex(at.contiguous()) if p.is_complex() else at
+        for p, at in zip(buffers["theta"], points, strict=True)
+    ]
 
 
 @lru_cache(maxsize=1024)

@@ -15,9 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["apart", "filled", "layout", "overlaps_itself", "read_only", "span", "tangled"]
+__all__ = ["apart", "filled", "layout", "overlaps_itself", "plain", "read_only", "span", "tangled"]
 
 _HUGE = 1 << 21
+
+
+def plain(x: Tensor) -> bool:
+    """Whether a tensor is nothing but numbers in the CPU's memory."""
+    return x.is_cpu and x.layout is torch.strided and type(x) in (Tensor, torch.nn.Parameter)
 
 
 def span(x: Tensor) -> tuple[int, int]:

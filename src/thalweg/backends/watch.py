@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.backends import compilation
+from thalweg.backends import compilation, memory
 
 __all__ = ["Watch"]
 
@@ -46,6 +46,7 @@ class Watch:
     ) -> None:
         self._params = list(params)
         self._grads = [None if g is None else _described(g) for g in grads]
+        self._least = [0 if g is None else _least(g) for g in grads]
         self._words = words
         self._held = [(x, x.data_ptr(), _described(x)) for x in held]
         self._entries = [(state, key, state[key]) for state in states for key in keys]
@@ -72,11 +73,12 @@ class Watch:
         places = iter(self._shapes.ctypes.data + 8 * n for n in counts)
         held = [(id(x), at, *_words(d), next(places), 0) for x, at, d in self._held]
         rows: list[tuple[int, ...]] = []
-        for p, described, word in zip(self._params, self._grads, self._words, strict=True):
+        for p, described, word, least in zip(
+            self._params, self._grads, self._words, self._least, strict=True
+        ):
             if described is None:
                 rows.append((id(p), 0, 0, 0, 0, 0))
             else:
-                least = int(all(described[2]))
                 rows.append((id(p), word, *_words(described), next(places), least))
         entries = [(id(state), id(key), id(value)) for state, key, value in self._entries]
         self._tables = [np.array(table or [()], np.uint64) for table in (rows, held, entries)]
@@ -112,32 +114,45 @@ class Watch:
         for x, at, described in self._held:
             if x.data_ptr() != at or _described(x) != described:
                 return False
-        for p, described, word in zip(self._params, self._grads, self._words, strict=True):
+        for p, described, word, least in zip(
+            self._params, self._grads, self._words, self._least, strict=True
+        ):
             g = p.grad
             if g is None or described is None:
                 if g is not None or described is not None:
                     return False
             elif not word:
-                # torch's operations take any layout.
-                if (g.dtype, g.device, g.shape) != described[:3]:
+                # torch's operations take any strides.
+                if (g.dtype, g.device, g.shape) != described[:3] or g.layout is not torch.strided:
+                    return False
+                if memory.plain(g) and g.data_ptr() < least:
                     return False
             elif type(g) is not Tensor or _described(g) != described:
                 return False
             else:
                 at = g.data_ptr()
-                if not at and g.numel():
+                if at < least:
                     return False
                 ctypes.c_uint64.from_address(word).value = at
         return True
 
 
 _GRAD = "grad"
+_LOWEST = 1 << 32
 _Description = tuple[torch.dtype, torch.device, torch.Size, tuple[int, ...]]
 
 
 def _described(x: Tensor) -> _Description:
     strided = x.layout is torch.strided
     return x.dtype, x.device, x.shape, x.stride() if strided else ()
+
+
+def _least(g: Tensor) -> int:
+    """What is below this is no address, but the place of a part in memory that has been freed.
+
+    Where the system gives low addresses too, one that has been seen is an address.
+    """
+    return min(g.data_ptr(), _LOWEST) if memory.plain(g) and g.numel() else 0
 
 
 def _words(described: _Description) -> tuple[int, int]:
