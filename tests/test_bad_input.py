@@ -15,6 +15,7 @@ from torch import Tensor
 
 import thalweg as tw
 from thalweg import rules
+from thalweg.backends import compilation
 
 BACKENDS = ["fused", "auto", "eager"]
 
@@ -98,6 +99,31 @@ def gradient_freed(model: Model) -> Callable[[], None]:
     return repaired
 
 
+def gradient_freed_with_others(model: Model) -> Callable[[], None]:
+    """As a part of a larger buffer: torch gives its offset there as its address."""
+    kept = model.p.grad
+    assert kept is not None
+    flat = torch.ones(1000)
+    model.p.grad = flat[300:500].view(40, 5)
+    flat.untyped_storage().resize_(0)
+
+    def repaired() -> None:
+        model.p.grad = kept
+
+    return repaired
+
+
+def data_resized(model: Model) -> Callable[[], None]:
+    kept = model.p.data
+    model.p.data = kept.clone()
+    model.p.requires_grad_(False).resize_(41, 5).requires_grad_()
+
+    def repaired() -> None:
+        model.p.data = kept
+
+    return repaired
+
+
 def gradient_resized(model: Model) -> Callable[[], None]:
     assert model.p.grad is not None
     kept = model.p.grad.clone()
@@ -164,14 +190,16 @@ def data_of_another_dtype(model: Model) -> Callable[[], None]:
     return repaired
 
 
-def state_replaced(change: Callable[[Tensor], Tensor]) -> Callable[[Model], Callable[[], None]]:
+def state_replaced(
+    change: Callable[[Tensor], Any], key: str = "exp_avg"
+) -> Callable[[Model], Callable[[], None]]:
     def wrong(model: Model) -> Callable[[], None]:
         state = model.optimizer.state[model.p]
-        kept = state["exp_avg"]
-        state["exp_avg"] = change(kept)
+        kept = state[key]
+        state[key] = change(kept)
 
         def repaired() -> None:
-            state["exp_avg"] = kept
+            state[key] = kept
 
         return repaired
 
@@ -217,6 +245,12 @@ THE_ONE = r"parameter 'b\.weight' of shape \(40, 5\)"
 FAULTS = {
     "data freed": Fault(data_freed, rf"^{THE_ONE} has been freed: .* 0 bytes and 200 elements"),
     "gradient freed": Fault(gradient_freed, rf"^the gradient of {THE_ONE} has been freed"),
+    "gradient freed with others": Fault(
+        gradient_freed_with_others, rf"^the gradient of {THE_ONE} has been freed"
+    ),
+    "data resized": Fault(
+        data_resized, r"of parameter 'b\.weight' of shape \(41, 5\) has shape \(40, 5\)"
+    ),
     "gradient resized": Fault(
         gradient_resized, rf"^the gradient of {THE_ONE} has shape \(3,\), .* \(40, 5\)"
     ),
@@ -246,16 +280,51 @@ FAULTS = {
     "state sparse": Fault(
         state_replaced(lambda x: x.to_sparse()), rf"^the state 'm' of {THE_ONE} is sparse"
     ),
+    "state of whole numbers": Fault(
+        state_replaced(lambda x: x.long()), rf"^the state 'm' of {THE_ONE} is of torch.int64"
+    ),
+    "state complex": Fault(
+        state_replaced(lambda x: x + 1j), rf"^the state 'm' of {THE_ONE} is of torch.complex64"
+    ),
+    "state None": Fault(
+        state_replaced(lambda x: None), rf"^the state 'm' of {THE_ONE} is None.* a tensor"
+    ),
+    "count of another shape": Fault(
+        state_replaced(lambda x: torch.ones(2), "step"),
+        rf"^the state 'step' of {THE_ONE} is of shape \(2,\).* one number",
+    ),
+    "count on another device": Fault(
+        state_replaced(lambda x: x.to("meta"), "step"), rf"^the state 'step' of {THE_ONE} is "
+    ),
+    "count None": Fault(
+        state_replaced(lambda x: None, "step"), rf"^the state 'step' of {THE_ONE} is None"
+    ),
+    "count nan": Fault(
+        state_replaced(lambda x: x * float("nan"), "step"),
+        rf"^the state 'step' of {THE_ONE} is tensor\(nan\)",
+    ),
+    "count negative": Fault(
+        state_replaced(lambda x: -x, "step"), rf"^the state 'step' of {THE_ONE} is tensor\(-3"
+    ),
     "lr nan": Fault(setting("lr", float("nan")), r"^lr is nan.*\[0, inf\)"),
     "lr infinite": Fault(setting("lr", float("inf")), r"^lr is inf.*\[0, inf\)"),
     "lr negative": Fault(setting("lr", -0.1), r"^lr is -0.1.*\[0, inf\)"),
     "lr a tensor of nan": Fault(setting("lr", torch.tensor(float("nan"))), r"^lr is nan"),
+    "lr a tensor of two": Fault(setting("lr", torch.ones(2)), r"^lr is tensor\(\[1., 1.\]\)"),
+    "lr a tensor on another device": Fault(
+        setting("lr", torch.ones((), device="meta")), r"^lr is tensor\(.*meta"
+    ),
+    "lr a tensor beyond float32": Fault(
+        setting("lr", torch.tensor(1e300, dtype=torch.float64)), r"cannot hold.*lr=1e\+300"
+    ),
     "lr beyond float32": Fault(
         setting("lr", 1e300), r"number -\S+e\+30\d.*cannot hold.*lr=1e\+300"
     ),
     "lr a word": Fault(setting("lr", "small"), r"^lr is 'small'"),
     "lr None": Fault(setting("lr", None), r"^lr is None"),
     "beta1 1": Fault(setting("betas", (1.0, 0.9)), r"^beta1 is 1.0.*\[0, 1\)"),
+    "betas None": Fault(setting("betas", None), r"^betas is None, .* two numbers"),
+    "betas of one": Fault(setting("betas", (0.9,)), r"^betas is \(0.9,\), .* two numbers"),
     "beta2 nan": Fault(setting("betas", (0.9, float("nan"))), r"^beta2 is nan.*\[0, 1\)"),
     "eps 0": Fault(setting("eps", 0.0), r"^eps is 0.0.*\(0, inf\)"),
     "weight_decay infinite": Fault(setting("weight_decay", float("inf")), r"^weight_decay is inf"),
@@ -289,7 +358,7 @@ def test_a_fault_is_named_before_anything_changes(name: str, backend: str, seen:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["gradient sparse", "gradient resized", "lr beyond float32"])
+@pytest.mark.parametrize("name", [n for n in FAULTS if not n.startswith(("state", "count"))])
 def test_a_fault_in_the_very_first_step_is_named_too(name: str, backend: str) -> None:
     model, twin = Model(backend), Model(backend)
     model.gradients()
@@ -306,6 +375,75 @@ def test_a_fault_in_the_very_first_step_is_named_too(name: str, backend: str) ->
         one.optimizer.step()
         one.train(2)
     assert [bits(p) for p in model.params.values()] == [bits(p) for p in twin.params.values()]
+
+
+class Marked(Tensor):
+    """A tensor that may mean anything by its operations."""
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_beside_what_torch_runs_is_named_too(name: str, seen: bool) -> None:
+    """A pass and torch's operations train the same group, and neither begins."""
+    model, twin = Model("auto"), Model("auto")
+    for one in (model, twin):
+        bias = one.params["b.bias"]
+        one.params["d"] = noise(4, seed=9).as_subclass(Marked).requires_grad_()
+        one.optimizer.param_groups[1]["params"].insert(1, one.params["d"])
+        one.optimizer.param_groups[1]["param_names"].insert(1, "d")
+        assert one.optimizer.param_groups[1]["params"][0] is bias
+        if seen:
+            assert not one.optimizer.state
+        one.train(3)
+        one.gradients()
+    repaired = FAULTS[name].done(model)
+    before = model.everything()
+    with pytest.raises(tw.UsageError, match=FAULTS[name].says):
+        model.optimizer.step()
+    assert model.everything() == before
+    repaired()
+    for one in (model, twin):
+        one.optimizer.step()
+        one.train(2)
+    assert model.everything() == twin.everything()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_number_too_large_is_blamed_on_the_parameter_that_cannot_hold_it(backend: str) -> None:
+    wide, narrow = torch.ones(2, dtype=torch.float64), torch.ones(3)
+    named = {"wide": wide.requires_grad_(), "narrow": narrow.requires_grad_()}
+    for p in named.values():
+        p.grad = torch.ones_like(p)
+    optimizer = tw.SGD(named.items(), lr=1e300, backend=backend)
+    with pytest.raises(tw.UsageError, match=r"step 1 of parameter 'narrow' .* cannot hold"):
+        optimizer.step()
+    assert all(bool((p == 1).all()) for p in named.values())
+    optimizer.param_groups[0]["params"].pop()
+    optimizer.step()
+    assert (wide == -1e300).all()
+
+
+UNTRAINED = {
+    "sparse": (lambda: torch.ones(3).to_sparse(), "is sparse"),
+    "whole numbers": (lambda: torch.ones(3, dtype=torch.int64), "is of torch.int64"),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("made", "says"), UNTRAINED.values(), ids=UNTRAINED)
+def test_a_parameter_that_no_rule_trains_is_named(
+    made: Callable[[], Tensor], says: str, backend: str
+) -> None:
+    plain, other = torch.ones(3).requires_grad_(), made()
+    plain.grad, other.grad = torch.ones(3), made()
+    groups = [{"params": [("plain", plain)]}, {"params": [("other", other)]}]
+    optimizer = tw.Adam(groups, lr=0.1, backend=backend)
+    with pytest.raises(tw.UsageError, match=rf"^parameter 'other' of shape \(3,\) {says}"):
+        optimizer.step()
+    assert (plain == 1).all()
+    other.grad = None
+    optimizer.step()
+    torch.testing.assert_close(plain.detach(), torch.full((3,), 0.9))
 
 
 def test_a_parameter_without_a_name_is_told_by_its_place() -> None:
@@ -381,6 +519,8 @@ def test_parameters_come_back_if_the_closure_fails(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_group_of_mixed_types_trains_each_as_if_it_were_alone(backend: str) -> None:
     dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float32, torch.float64]
+    if backend != "fused" or compilation.has_float16():
+        dtypes.insert(2, torch.float16)
 
     def made() -> list[Tensor]:
         return [noise(7, 3, seed=i).to(d).requires_grad_() for i, d in enumerate(dtypes)]
@@ -425,10 +565,6 @@ def test_a_state_with_more_digits_than_its_parameter_is_for_torch_alone() -> Non
     with pytest.raises(tw.UsageError, match=rf"cannot take {THE_ONE}: .* of torch.float64"):
         model.train(1)
     assert model.everything() == before
-
-
-class Marked(Tensor):
-    """A tensor that may mean anything by its operations."""
 
 
 OTHERS = {
@@ -484,10 +620,10 @@ from thalweg import rules
 
 warnings.simplefilter("ignore")
 path = Path(sys.argv[1])
-how, backend, which = sys.argv[2:]
 np.arange(6000, dtype=np.float32).tofile(path)
 
-def locked():
+
+def locked(how):
     match how:
         case "memmap":
             return torch.from_numpy(np.memmap(path, np.float32, "r"))
@@ -504,65 +640,123 @@ def locked():
             assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(at), 4096, mmap.PROT_READ) == 0
             return torch.from_numpy(area)
 
-free = torch.ones(5000).requires_grad_()
-held = (torch.ones(6000) if which == "state" else locked()).requires_grad_()
-held.grad, free.grad = torch.ones(6000), torch.ones(5000)
-groups = [{"params": [("free", free)]}, {"params": [("held", held)], "lr": 0.2}]
-if which == "ahead":
-    optimizer = thalweg.Optimizer(groups, rules.nag, lookahead=True, lr=0.1, backend=backend)
-else:
-    optimizer = thalweg.Adam(groups, lr=0.1, backend=backend)
-if which == "state":
-    optimizer.step()
-    kept = optimizer.state[held]["exp_avg"]
-    optimizer.state[held]["exp_avg"] = locked()
-before = free.detach().clone(), held.detach().clone()
-for _ in range(2):
-    try:
-        optimizer.step(lambda: None)
-        print("no error")
-    except thalweg.UsageError as error:
-        print(error)
-    assert torch.equal(free, before[0]) and torch.equal(held, before[1])
-if which == "state":
-    optimizer.state[held]["exp_avg"] = kept
-else:
-    held.data = held.data.clone()
-optimizer.step(lambda: None)
-assert not torch.equal(free, before[0]) and not torch.equal(held, before[1])
-print({int(s["step"]) for s in optimizer.state.values()})
+
+def tried(how, backend, which):
+    def said(what):
+        print(how, backend, which, what, sep="|", flush=True)
+
+    free = torch.ones(5000).requires_grad_()
+    held = (torch.ones(6000) if which in ("state", "later") else locked(how)).requires_grad_()
+    held.grad, free.grad = torch.ones(6000), torch.ones(5000)
+    groups = [{"params": [("free", free)]}, {"params": [("held", held)], "lr": 0.2}]
+    if which == "ahead":
+        optimizer = thalweg.Optimizer(groups, rules.nag, lookahead=True, lr=0.1, backend=backend)
+    else:
+        optimizer = thalweg.Adam(groups, lr=0.1, backend=backend)
+    if which == "state":
+        optimizer.step()
+        kept = optimizer.state[held]["exp_avg"]
+        optimizer.state[held]["exp_avg"] = locked(how)
+    if which == "later":
+        for _ in range(3):
+            optimizer.step()
+        held.data = locked(how)
+    before = free.detach().clone(), held.detach().clone()
+    for _ in range(2):
+        try:
+            optimizer.step(lambda: None)
+            said("no error")
+        except thalweg.UsageError as error:
+            said(error)
+        assert torch.equal(free, before[0]) and torch.equal(held, before[1])
+    if which == "state":
+        optimizer.state[held]["exp_avg"] = kept
+    else:
+        held.data = held.data.clone()
+    optimizer.step(lambda: None)
+    assert not torch.equal(free, before[0]) and not torch.equal(held, before[1])
+    said({int(s["step"]) for s in optimizer.state.values()})
+
+
+for case in sys.argv[2:]:
+    tried(*case.split("|"))
 """
 
 
-def python(code: str, *arguments: str) -> list[str]:
-    done = subprocess.run(
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100
     )
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    done = run(code, *arguments)
     ended = signal.Signals(-done.returncode).name if done.returncode < 0 else done.returncode
     assert ended == 0, f"{ended}: {done.stderr}"
     return done.stdout.splitlines()
 
 
+CASES = [
+    "memmap|fused|parameter",
+    "memmap|eager|parameter",
+    "memmap|auto|ahead",
+    "memmap|fused|state",
+    "memmap|eager|state",
+    "memmap|fused|later",
+    "memmap|eager|later",
+    "mmap|auto|parameter",
+    "part|fused|parameter",
+]
+
+
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is said of each case; if one ends the process, nothing of it and those after it."""
+    path = tmp_path_factory.mktemp("read_only") / "numbers"
+    return run(READ_ONLY, str(path), *CASES).stdout.splitlines()
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("how", "backend", "which"),
-    [
-        ("memmap", "fused", "parameter"),
-        ("memmap", "eager", "parameter"),
-        ("memmap", "auto", "ahead"),
-        ("memmap", "fused", "state"),
-        ("mmap", "auto", "parameter"),
-        ("part", "fused", "parameter"),
-    ],
-)
-def test_memory_that_cannot_be_written_is_named(
-    tmp_path: Path, how: str, backend: str, which: str
-) -> None:
-    first, second, counts = python(READ_ONLY, str(tmp_path / "numbers"), how, backend, which)
+@pytest.mark.parametrize("case", CASES)
+def test_memory_that_cannot_be_written_is_named(case: str, read_only: list[str]) -> None:
+    said = [line.removeprefix(f"{case}|") for line in read_only if line.startswith(f"{case}|")]
+    assert len(said) == 3
+    first, second, counts = said
     assert "the memory of parameter 'held' of shape (6000,) is read-only" in first
     assert "clone" in first
     assert second == first
-    assert counts == ("{2}" if which == "state" else "{1}")
+    assert counts == {"state": "{2}", "later": "{4}"}.get(case.split("|")[2], "{1}")
+
+
+ONLY_READ = """
+import sys, warnings
+from pathlib import Path
+import numpy as np
+import torch
+import thalweg
+
+warnings.simplefilter("ignore")
+path = Path(sys.argv[1])
+for backend in sys.argv[2:]:
+    np.ones(6000, dtype=np.float32).tofile(path)
+    p = torch.ones(6000).requires_grad_()
+    optimizer = thalweg.SGD([p], lr=0.25, backend=backend)
+    p.grad = torch.ones(6000)
+    optimizer.step()
+    p.grad = torch.from_numpy(np.memmap(path, np.float32, "r"))
+    optimizer.step()
+    print(p[0].item(), p[-1].item())
+    for shared in (False, True):
+        p = torch.from_file(str(path), shared=shared, size=6000).requires_grad_()
+        p.grad = torch.ones(6000)
+        thalweg.SGD([p], lr=0.25, backend=backend).step()
+        print(p[-1].item(), np.fromfile(path, np.float32)[-1])
+"""
+
+
+def test_memory_that_is_only_read_need_not_be_writable(tmp_path: Path) -> None:
+    lines = python(ONLY_READ, str(tmp_path / "numbers"), *BACKENDS)
+    assert lines == ["0.5 0.5", "0.75 1.0", "0.75 0.75"] * len(BACKENDS)
 
 
 LOADED = """

@@ -52,6 +52,12 @@ class Watch:
         self._entries = [(state, key, state[key]) for state in states for key in keys]
         compiled = all(g is None or word for g, word in zip(grads, words, strict=True))
         self._look = _look() if compiled else None
+        # An imaginary part may be negated when it is read, which DLPack does not tell.
+        self._odd = [
+            p
+            for p, g in zip(params, grads, strict=True)
+            if g is not None and not (g.layout is torch.strided and g.is_contiguous())
+        ]
         if self._look is not None:
             self._table()
 
@@ -100,7 +106,8 @@ class Watch:
             return False
         if self._look is not None:
             try:
-                return self._look(params, self._address) == 0
+                seen = self._look(params, self._address) == 0
+                return seen and not any(p.grad.is_neg() for p in self._odd)  # pyright: ignore
             except Exception:
                 # A tensor that DLPack cannot describe is not what it was.
                 return False
@@ -127,7 +134,7 @@ class Watch:
                     return False
                 if memory.plain(g) and g.data_ptr() < least:
                     return False
-            elif type(g) is not Tensor or _described(g) != described:
+            elif type(g) is not Tensor or _described(g) != described or g.is_neg():
                 return False
             else:
                 at = g.data_ptr()
