@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from thalweg.bench import memory, rate
-from thalweg.bench.contestants import OURS, TORCHS, Contestant, contestants, needs, outside_kernels
+from thalweg.bench.contestants import (
+    OURS,
+    TORCHS,
+    Contestant,
+    contestants,
+    forget_compiled,
+    needs,
+    outside_kernels,
+)
 from thalweg.bench.machine import cores, others_seconds
 from thalweg.bench.measurement import LEAST, Spread, interleaved, paired
 from thalweg.bench.rate import fastest_triad
@@ -150,6 +158,8 @@ def measured(plan: Plan) -> Iterator[Cell]:
     """Measure cell after cell."""
     for shapes, optimizer in plan.cells():
         yield _measured(plan, shapes, optimizer)
+        if plan.compiled:
+            forget_compiled()
         gc.collect()
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "TORCHS",
     "Contestant",
     "contestants",
+    "forget_compiled",
     "needs",
     "outside_kernels",
 ]
@@ -153,18 +154,24 @@ def _plain(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
 
 
 def _compiled(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    from torch import _dynamo
     from torch._dynamo.utils import counters
 
     torch._logging.set_logs(dynamo=logging.ERROR)
     # It stops compiling after so many optimizers, which all have the same function.
-    _dynamo.reset()
+    forget_compiled()
     counters.clear()
     step = torch.compile(optimizer.step)
     step()
     if not counters["stats"]["unique_graphs"]:
         raise RuntimeError("torch.compile found nothing to compile")
     return step
+
+
+def forget_compiled() -> None:
+    """Give back what compiled steps hold, such as the tensors they were compiled for."""
+    from torch import _dynamo
+
+    _dynamo.reset()
 
 
 def outside_kernels(contestant: Contestant, steps: int) -> list[float]:
