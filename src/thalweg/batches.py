@@ -45,6 +45,7 @@ class Gathering:
     Attributes:
         program: what trains them.
         backend: what runs it.
+        first_stream: the position of the group's first parameter among all.
         batches: the parameters whose scalars are equal.
 
     Raises:
@@ -66,7 +67,7 @@ class Gathering:
         *,
         with_gradients: bool,
     ) -> None:
-        self.program, self.backend = program, backend
+        self.program, self.backend, self.first_stream = program, backend, first_stream
         self.params = list(params)
         # A state is made like its parameter, and would stay so when that is put right.
         wanted = {"step", *keys.values()}

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
+from itertools import accumulate
 from operator import is_
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -203,11 +204,12 @@ class Optimizer(torch.optim.Optimizer):
         if not self._same_states():
             self._gathering.clear()
             self._states = [*self.__dict__["state"].values()]
+        firsts = accumulate((len(group["params"]) for group in self.param_groups), initial=0)
         # All that can be wrong is found before anything is changed.
         ready = [
             (batch, *batch.numbers(c.numbers))
-            for group, c in zip(self.param_groups, compiled, strict=True)
-            for batch in self._batches(group, c)
+            for group, c, first in zip(self.param_groups, compiled, firsts, strict=False)
+            for batch in self._batches(group, c, first)
         ]
         for batch, numbers, values in ready:
             batch.step(numbers, values)
@@ -250,13 +252,14 @@ class Optimizer(torch.optim.Optimizer):
         states = self.__dict__["state"]
         return len(states) == len(self._states) and all(map(is_, states.values(), self._states))
 
-    def _batches(self, group: Group, c: "_Compiled") -> list[Batch]:
+    def _batches(self, group: Group, c: "_Compiled", first_stream: int) -> list[Batch]:
         """The group's parameters that have a gradient, gathered anew only if something changed."""
         known = self._gathering.get(id(group))
         if (
             known is None
             or known.program is not c.program
             or known.backend != self.backend
+            or known.first_stream != first_stream
             or not known.intact(group["params"])
         ):
             # Its counts are no longer the state's, even if what follows raises an error.

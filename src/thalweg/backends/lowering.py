@@ -120,9 +120,9 @@ class _Kernel:
         value = self.at.load(address, typ=kind)
         value.align = _size(_STORED[dtype])
         if dtype == "bfloat16":
-            bits = self.at.zext(value, wide(INT, lanes))
-            value = self.at.bitcast(self.at.shl(bits, splat(INT, 16, lanes)), real)
-        elif kind != real:
+            bits, kind = self.at.zext(value, wide(INT, lanes)), wide(FLOAT, lanes)
+            value = self.at.bitcast(self.at.shl(bits, splat(INT, 16, lanes)), kind)
+        if kind != real:
             value = self.at.fpext(value, real)
         return value
 
@@ -130,6 +130,8 @@ class _Kernel:
         """Write numbers to a buffer, rounded to its type."""
         dtype = self.dtypes[name]
         if dtype == "bfloat16":
+            if self.real is DOUBLE:
+                value = self.at.fptrunc(value, wide(FLOAT, lanes))
             value = self._bfloat16(value, lanes)
         elif _STORED[dtype] is not self.real:
             value = self.at.fptrunc(value, wide(_STORED[dtype], lanes))
