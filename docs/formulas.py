@@ -27,7 +27,7 @@ from thalweg.rules.spelling import parsed
 DOCS = Path(__file__).parent
 
 _SECTION = re.compile(r"(<!-- generated: (\S+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-_LIBRARIES = {"paper": "the paper", "torch": "torch", "keras": "Keras"}
+_LIBRARIES = {"paper": "the paper", "torch": "torch", "keras": "Keras", "optax": "optax"}
 
 
 def formula(rule: Rule) -> str:
@@ -72,7 +72,7 @@ def settings(rule: Rule) -> str:
         return "It has no settings."
     differing = any(rule.by_convention(c) for c in CONVENTIONS)
     conventions = CONVENTIONS if differing else ("paper",)
-    heads = ["paper", "torch", "Keras"] if differing else ["default"]
+    heads = ["paper", *(_LIBRARIES[c] for c in CONVENTIONS[1:])] if differing else ["default"]
     rows: list[list[str]] = []
     for name, declared in (*rule.hypers.items(), *rule.flags.items()):
         values: list[str] = []

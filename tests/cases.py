@@ -63,13 +63,24 @@ class Worked:
     at: tuple[Pair, ...] | None = None
 
 
+# What torch takes in pairs, as in `betas=(beta1, beta2)`.
+_PAIRED = {
+    "beta1": "betas",
+    "beta2": "betas",
+    "eta_minus": "etas",
+    "eta_plus": "etas",
+    "delta_min": "step_sizes",
+    "delta_max": "step_sizes",
+}
+
+
 @dataclass(frozen=True)
 class Twin:
     """The torch optimizer that a row must agree with under the torch convention.
 
     Attributes:
         name: its class in `torch.optim`.
-        names: torch's names for settings it calls otherwise; `"betas"` for each of a pair.
+        names: torch's names for settings it calls otherwise.
         fixed: further arguments that make torch's class this very rule.
     """
 
@@ -81,8 +92,8 @@ class Twin:
         """The row's settings as arguments of torch's class."""
         found: dict[str, object] = {}
         for name, value in settings.items():
-            if name in ("beta1", "beta2"):
-                found["betas"] = (*found.get("betas", ()), value)
+            if pair := _PAIRED.get(name):
+                found[pair] = (*found.get(pair, ()), value)
             else:
                 found[self.names.get(name, name)] = value
         return found | dict(self.fixed)
@@ -141,11 +152,16 @@ def drawn(h: Hyper, rng: np.random.Generator) -> Setting:
             return 1 - logarithmic(1 - high, 1 - low)
         case "[0, 1]":
             return float(rng.uniform())
+        case "(0, 1)":
+            return float(rng.uniform(0.1, 0.9))
+        case "(1, inf)":
+            return float(rng.uniform(1.1, 2))
         case "[0, 10]":
             return float(rng.uniform(0, 10))
-        case "(0, inf)":
+        case "[0, inf)" if 0 < h.default <= 1e-6:
+            # It only keeps a denominator away from 0.
             return logarithmic(1e-8, 1e-3)
-        case "[0, inf)":
+        case "[0, inf)" | "(0, inf)":
             return logarithmic(low, high)
         case other:
             raise ValueError(f"say here how a value in {other} is drawn")
@@ -162,6 +178,7 @@ _MOMENTUM = Twin("SGD", {"gamma": "momentum"})
 _NAG = Twin("SGD", {"gamma": "momentum"}, {"nesterov": True})
 _RMSPROP = Twin("RMSprop", {"rho": "alpha"})
 _AMSGRAD = Twin("Adam", fixed={"amsgrad": True})
+_RPROP = Twin("Rprop")
 
 # Learning rates that change tell a velocity that holds them from one that does not.
 _RATES = ({"lr": 0.1}, {"lr": 0.2}, {"lr": 0.05})
@@ -545,6 +562,67 @@ _ACCUMULATION = [
         ),
     ),
     Case(
+        "rmsprop-nesterov",
+        rules.rmsprop,
+        {"rho": 0.9, "eps": 0.5, "momentum": 0.8, "nesterov": True},
+        worked=Worked(
+            # v = 0.8 v + lr x; theta - (0.8 v + lr x), with lr = 0.1, 0.2, 0.05
+            path(
+                START,
+                1.8 * 0.1 * _SCALED[0],
+                0.64 * 0.1 * _SCALED[0] + 1.8 * 0.2 * _SCALED[1],
+                0.512 * 0.1 * _SCALED[0] + 0.64 * 0.2 * _SCALED[1] + 1.8 * 0.05 * _SCALED[2],
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "rmsprop-nesterov-lr-outside",
+        rules.rmsprop,
+        {"rho": 0.9, "eps": 0.5, "momentum": 0.8, "nesterov": True, "lr_inside": False},
+        worked=Worked(
+            # v = 0.8 v + x; theta - lr (0.8 v + x)
+            path(
+                START,
+                0.1 * (1.8 * _SCALED[0]),
+                0.2 * (0.64 * _SCALED[0] + 1.8 * _SCALED[1]),
+                0.05 * (0.512 * _SCALED[0] + 0.64 * _SCALED[1] + 1.8 * _SCALED[2]),
+            ),
+            changes=_RATES,
+        ),
+    ),
+    Case(
+        "rmsprop-bias-corrected",
+        rules.rmsprop,
+        {
+            "lr": 0.1,
+            "rho": 0.9,
+            "eps": 0.5,
+            "initial_accumulator_value": 0.05,
+            "centered": True,
+            "bias_correction": True,
+        },
+        worked=Worked(
+            # E has 0.05 * 0.9^t = 0.045, 0.0405, 0.03645 more than the average of g^2. It and the
+            # mean are divided by 1 - 0.9^t:
+            #   0.145   / 0.1   - (0.1 / 0.1)^2       0.445   / 0.1   - (-0.2 / 0.1)^2
+            #   1.0305  / 0.19  - (0.39 / 0.19)^2     0.8005  / 0.19  - (0.02 / 0.19)^2
+            #   0.95245 / 0.271 - (0.301 / 0.271)^2   2.32045 / 0.271 - (0.418 / 0.271)^2
+            path(
+                START,
+                (0.1 * 1 / (sqrt(0.45) + 0.5), 0.1 * -2 / (sqrt(0.45) + 0.5)),
+                (
+                    0.1 * 3 / (sqrt(1.0305 / 0.19 - (0.39 / 0.19) ** 2) + 0.5),
+                    0.1 * 2 / (sqrt(0.8005 / 0.19 - (0.02 / 0.19) ** 2) + 0.5),
+                ),
+                (
+                    0.1 * -0.5 / (sqrt(0.95245 / 0.271 - (0.301 / 0.271) ** 2) + 0.5),
+                    0.1 * 4 / (sqrt(2.32045 / 0.271 - (0.418 / 0.271) ** 2) + 0.5),
+                ),
+            ),
+        ),
+    ),
+    Case(
         "rmsprop-centered-momentum-torch",
         rules.rmsprop,
         {"rho": 0.9, "eps": 0.5, "momentum": 0.8, "centered": True},
@@ -717,6 +795,26 @@ _MOMENTS = [
         ),
     ),
     Case(
+        "amsgrad-optax",
+        rules.amsgrad,
+        _ADAM_SETTINGS,
+        convention="optax",
+        worked=Worked(
+            # the largest v_hat: (1, 4), (0.99 / 0.19, 4), (0.99 / 0.19, 2.284 / 0.271) twice
+            path(
+                START,
+                _ADAM[0],
+                _ADAM[1],
+                (0.1 * (0.508 / 0.488) / (sqrt(0.99 / 0.19) + 0.5), _ADAM[2][1]),
+                (
+                    0.1 * (0.5064 / 0.5904) / (sqrt(0.99 / 0.19) + 0.5),
+                    0.1 * (0.8912 / 0.5904) / (sqrt(2.284 / 0.271) + 0.5),
+                ),
+            ),
+            gradients=_FOUR,
+        ),
+    ),
+    Case(
         "adamax",
         rules.adamax,
         _MAX_SETTINGS,
@@ -814,6 +912,31 @@ _MOMENTS = [
                         + (1 - _MU3) * 4 / (1 - _MU1 * _MU2 * _MU3)
                     )
                     / (sqrt(2.284 / 0.271) + 0.5),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "nadam-optax",
+        rules.nadam,
+        _ADAM_SETTINGS,
+        convention="optax",
+        worked=Worked(
+            # NAdam's steps, but m / (1 - beta1^(t + 1)) for m_hat:
+            #   1 - 0.8^2 = 0.36    1 - 0.8^3 = 0.488    1 - 0.8^4 = 0.5904
+            path(
+                START,
+                (
+                    0.1 * (0.8 * 0.2 / 0.36 + 0.2 * 1 / 0.2) / (sqrt(0.1 / 0.1) + 0.5),
+                    0.1 * (0.8 * -0.4 / 0.36 + 0.2 * -2 / 0.2) / (sqrt(0.4 / 0.1) + 0.5),
+                ),
+                (
+                    0.1 * (0.8 * 0.76 / 0.488 + 0.2 * 3 / 0.36) / (sqrt(0.99 / 0.19) + 0.5),
+                    0.1 * (0.8 * 0.08 / 0.488 + 0.2 * 2 / 0.36) / (sqrt(0.76 / 0.19) + 0.5),
+                ),
+                (
+                    0.1 * (0.8 * 0.508 / 0.5904 + 0.2 * -0.5 / 0.488) / (sqrt(0.916 / 0.271) + 0.5),
+                    0.1 * (0.8 * 0.864 / 0.5904 + 0.2 * 4 / 0.488) / (sqrt(2.284 / 0.271) + 0.5),
                 ),
             ),
         ),
@@ -917,6 +1040,44 @@ _CHAINS = [
         chain(rules.sgd, rules.decay),
         {"lr": 0.1, "weight_decay": 0.5},
         worked=Worked(_SHRUNK),
+    ),
+    Case(
+        "sgd-independent-decay",
+        chain(rules.sgd, rules.independent_decay),
+        {"weight_decay": 0.02},
+        worked=Worked(
+            # 0.98 theta - lr g, with lr = 0.1, 0, 0.2; where lr is 0 nothing moves:
+            #   (0.98 - 0.1, -1.96 + 0.2) = (0.88, -1.76)
+            (
+                (0.88, -1.76),
+                (0.88, -1.76),
+                (0.98 * 0.88 - 0.2 * -0.5, 0.98 * -1.76 - 0.2 * 4),
+            ),
+            changes=({"lr": 0.1}, {"lr": 0.0}, {"lr": 0.2}),
+        ),
+    ),
+    Case(
+        "clip_value-sgd",
+        chain(rules.clip_value, rules.sgd),
+        {"lr": 0.1, "limit": 1.5},
+        worked=Worked(
+            path(START, (0.1 * 1, 0.1 * -1.5), (0.1 * 1.5, 0.1 * 1.5), (0.1 * -0.5, 0.1 * 1.5)),
+        ),
+    ),
+    Case(
+        "clip_norm-sgd",
+        chain(rules.clip_norm, rules.sgd),
+        {"lr": 0.1, "max_norm": 3.0},
+        worked=Worked(
+            # The norms are sqrt(1 + 4) = 2.24, which is short enough, sqrt(9 + 4) and
+            # sqrt(0.25 + 16).
+            path(
+                START,
+                (0.1 * 1, 0.1 * -2),
+                (0.1 * 3 * 3 / (sqrt(13) + 1e-6), 0.1 * 2 * 3 / (sqrt(13) + 1e-6)),
+                (0.1 * -0.5 * 3 / (sqrt(16.25) + 1e-6), 0.1 * 4 * 3 / (sqrt(16.25) + 1e-6)),
+            ),
+        ),
     ),
     Case(
         "ascend-sgd",
@@ -1033,4 +1194,131 @@ _CHAINS = [
     ),
 ]
 
-CASES: tuple[Case, ...] = (*_VELOCITY, *_ACCUMULATION, *_MOMENTS, *_CHAINS)
+# RAdam: with beta2 = 0.9, rho_inf = 2 / 0.1 - 1 = 19 and rho_t = 19 - 2 t 0.9^t / (1 - 0.9^t):
+#   19 - 1.8    / 0.1    = 1       19 - 3.24    / 0.19    = 1.95    19 - 4.374 / 0.271 = 2.86
+#   19 - 5.2488 / 0.3439 = 3.74    19 - 5.9049  / 0.40951 = 4.58
+#   19 - 6.377292 / 0.468559 = 5.39
+# so that the paper scales from the fifth step on and torch from the sixth. Two gradients more:
+#   m5 = 0.8 * (0.5064, 0.8912) + 0.2 * (2, -1)    = (0.80512,  0.51296 )    1 - 0.8^5 = 0.67232
+#   m6 = 0.8 * (0.80512, 0.51296) + 0.2 * (-1, 3)  = (0.444096, 1.010368)    1 - 0.8^6 = 0.737856
+#   v5 = 0.9 * (0.8494, 2.1556) + 0.1 * (4, 1)     = (1.16446,  2.04004 )
+#   v6 = 0.9 * (1.16446, 2.04004) + 0.1 * (1, 9)   = (1.148014, 2.736036)
+_SIX = (*_FOUR, (2.0, -1.0), (-1.0, 3.0))
+_RHO5 = 19 - 10 * 0.59049 / 0.40951
+_RHO6 = 19 - 12 * 0.531441 / 0.468559
+_R5 = sqrt((_RHO5 - 4) * (_RHO5 - 2) * 19 / (15 * 17 * _RHO5))
+_R6 = sqrt((_RHO6 - 4) * (_RHO6 - 2) * 19 / (15 * 17 * _RHO6))
+_RADAM_UNSCALED = np.array(
+    [
+        (0.1 * 0.2 / 0.2, 0.1 * -0.4 / 0.2),
+        (0.1 * 0.76 / 0.36, 0.1 * 0.08 / 0.36),
+        (0.1 * 0.508 / 0.488, 0.1 * 0.864 / 0.488),
+        (0.1 * 0.5064 / 0.5904, 0.1 * 0.8912 / 0.5904),
+        (0.1 * 0.80512 / 0.67232, 0.1 * 0.51296 / 0.67232),
+    ]
+)
+# torch's sixth step, lr r m_hat sqrt(1 - 0.9^6) / (sqrt(v) + eps):
+_RADAM6 = (
+    0.1 * _R6 * (0.444096 / 0.737856) * sqrt(0.468559) / (sqrt(1.148014) + 0.5),
+    0.1 * _R6 * (1.010368 / 0.737856) * sqrt(0.468559) / (sqrt(2.736036) + 0.5),
+)
+
+_RECTIFICATION = [
+    Case(
+        "radam",
+        rules.radam,
+        _ADAM_SETTINGS,
+        worked=Worked(
+            # lr m_hat, then lr r m_hat / (sqrt(v_hat) + eps)
+            path(
+                START,
+                *_RADAM_UNSCALED[:4],
+                (
+                    0.1 * _R5 * (0.80512 / 0.67232) / (sqrt(1.16446 / 0.40951) + 0.5),
+                    0.1 * _R5 * (0.51296 / 0.67232) / (sqrt(2.04004 / 0.40951) + 0.5),
+                ),
+            ),
+            gradients=_SIX[:5],
+            changes=({},) * 5,
+        ),
+    ),
+    Case(
+        "radam-torch",
+        rules.radam,
+        _ADAM_SETTINGS,
+        convention="torch",
+        torch=Twin("RAdam"),
+        worked=Worked(path(START, *_RADAM_UNSCALED, _RADAM6), gradients=_SIX, changes=({},) * 6),
+    ),
+]
+
+_ETAS = {"eta_minus": 0.5, "eta_plus": 1.2}
+
+_RESILIENCE = [
+    Case(
+        "rprop",
+        rules.rprop,
+        {"lr": 0.1, "delta_min": 0.04, "delta_max": 0.13} | _ETAS,
+        worked=Worked(
+            # Step sizes start at 0.1. What a gradient that has turned took is given back, and the
+            # next gradient is like a first one.
+            #   first element: its gradient turns in the fourth step
+            #   0.1    0.1 * 1.2    min(0.12 * 1.2, 0.13)    0.13 * 0.5 = 0.065    0.065    0.065
+            #   second element: it turns in the second and in the fourth step
+            #   0.1    0.1 * 0.5    0.05    max(0.05 * 0.5, 0.04)    0.04    0.04 * 1.2 = 0.048
+            path(
+                START,
+                (0.1, -0.1),
+                (0.12, 0.1),
+                (0.13, 0.05),
+                (-0.13, -0.05),
+                (-0.065, -0.04),
+                (0, -0.048),
+            ),
+            gradients=((1, -2), (3, 2), (2, 4), (-1, -4), (-2, -0.2), (0, -3)),
+            changes=({},) * 6,
+        ),
+    ),
+    Case(
+        "rprop-torch",
+        rules.rprop,
+        {"lr": 0.1, "delta_min": 0.04, "delta_max": 0.13} | _ETAS,
+        convention="torch",
+        torch=_RPROP,
+        worked=Worked(
+            # the same, and nothing is given back
+            path(
+                START,
+                (0.1, -0.1),
+                (0.12, 0),
+                (0.13, 0.05),
+                (0, 0),
+                (-0.065, -0.04),
+                (0, -0.048),
+            ),
+            gradients=((1, -2), (3, 2), (2, 4), (-1, -4), (-2, -0.2), (0, -3)),
+            changes=({},) * 6,
+        ),
+    ),
+    Case(
+        "rprop-optax",
+        rules.rprop,
+        {"lr": 0.1, "delta_min": 0.04, "delta_max": 0.13} | _ETAS,
+        convention="optax",
+        worked=Worked(
+            # Each of these steps is taken one later, or not at all if the gradient has turned then.
+            path(START, (0, 0), (0.1, 0), (0.12, 0), (0, 0), (0, 0), (-0.065, -0.04), (0, -0.048)),
+            gradients=((1, -2), (3, 2), (2, 4), (-1, -4), (-2, -0.2), (0, -3), (1, -1)),
+            changes=({},) * 7,
+        ),
+    ),
+]
+
+CASES: tuple[Case, ...] = (
+    *_VELOCITY,
+    *_ACCUMULATION,
+    *_MOMENTS,
+    *_CHAINS,
+    *_RECTIFICATION,
+    *_RESILIENCE,
+)

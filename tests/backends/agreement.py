@@ -130,10 +130,15 @@ class Walk:
         """New gradients."""
         return self._random(1)
 
+    def given(self, t: int, grads: Sequence[Tensor]) -> dict[str, float]:
+        """The numbers that a step of the program follows from."""
+        norm = torch.stack([g.double().norm() for g in grads]).norm()
+        return {**self.numbers, **self.scalars, "t": t, "norm": norm.item()}
+
     def take(self, t: int, grads: list[Tensor]) -> Sequence[float]:
         """Take a step, which leaves the gradients as they are; the numbers it was taken with."""
         before = [g.clone() for g in grads]
-        ks, new_scalars = self.made.scalars({**self.numbers, **self.scalars, "t": t})
+        ks, new_scalars = self.made.scalars(self.given(t, grads))
         self._take(ks, grads)
         self.scalars = new_scalars
         assert all(map(equal, grads, before))
@@ -168,7 +173,7 @@ def compare(
 
         points = None
         if path.made.at is not None:
-            ks, _ = path.made.scalars({**path.numbers, **path.scalars, "t": t})
+            ks, _ = path.made.scalars(path.given(t, grads))
             points = eager.gradient_points(path.made, ks, path.buffers)
         reference, held = case.rule.step(
             reference, gradients, held, **settings.hypers, **settings.flags
@@ -214,7 +219,7 @@ def compare_each_step(
             for i, g in enumerate(grads)
             for row in [[(name, xs[i]) for name, xs in path.buffers.items()]]
         ]
-        scalars = {**path.numbers, **path.scalars, "t": t}
+        scalars = path.given(t, grads)
         ks = path.take(t, grads)
         for i, values in enumerate(given):
             expected = evaluate(outputs, {**values, **scalars}, stream=i)

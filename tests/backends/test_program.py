@@ -26,7 +26,8 @@ def test_it_means_what_the_rule_means(case: Case) -> None:
     held = {
         s.name: 0.7 if s.scalar else np.abs(rng.normal(size=5)) for s in trace.declared.values()
     }
-    scalars = {**inputs(settings), "t": 3, **{n: held[n] for n in held if np.ndim(held[n]) == 0}}
+    scalars = {**inputs(settings), "t": 3, "norm": 1.5}
+    scalars |= {n: held[n] for n in held if np.ndim(held[n]) == 0}
     numbers, new_scalars = made.scalars(scalars)
     values = {**held, "theta": theta, "g": g} | {f"k{i}": k for i, k in enumerate(numbers)}
     found = evaluate(made.outputs, values) | new_scalars

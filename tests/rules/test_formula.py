@@ -115,7 +115,7 @@ def test_carried_out_line_by_line_it_is_the_rule(case: Case) -> None:
     theta, g = rng.normal(size=(2, 2))
     _, state = case.rule.step(theta, lambda _: g, None, **settings.hypers, **settings.flags)
     expected, after = case.rule.step(theta, lambda _: g, state, **settings.hypers, **settings.flags)
-    held = {"theta": theta, "g": g, "t": 2, **inputs(settings)}
+    held = {"theta": theta, "g": g, "t": 2, "norm": np.linalg.norm(g), **inputs(settings)}
     held |= {name: v for name, v in state.items() if name != "t"}
     for line in statements(case.rule, settings):
         new = value(line.expr, held, line.names, line.target not in ("theta", "g"))
@@ -138,6 +138,12 @@ def test_a_changed_rule_changes_the_print() -> None:
 
     assert written(one) == "g ← ∇f(θ)\nm ← β₁ m + (1 − β₁) g\nθ ← θ − lr m"
     assert written(other) == "g ← ∇f(θ)\nm ← β₁ m + 2 (1 − β₁) g\nθ ← θ − lr m"
+
+
+def test_a_small_number_is_a_power_of_ten() -> None:
+    clipped = chain(rules.clip_norm, rules.sgd)
+    assert "(norm + 1e-6)" in written(clipped)
+    assert r"\mathrm{norm} + 1 \cdot 10^{-6}}" in written(clipped, LATEX)
 
 
 def test_an_option_that_is_off_is_not_printed() -> None:

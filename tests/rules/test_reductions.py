@@ -78,6 +78,26 @@ SAME = {
         chain(rules.l2(0.1), rules.sgd(0.1)),
         chain(rules.sgd(0.1), rules.decay(0.1)),
     ),
+    "a constant lr may scale decay or not": (
+        chain(rules.adam(lr=0.1), rules.independent_decay(0.02)),
+        chain(rules.adam(lr=0.1), rules.decay(0.2)),
+    ),
+    "clipping at a norm that is not reached is none": (
+        chain(rules.clip_norm(1e9), rules.adam),
+        rules.adam,
+    ),
+    "clipping at a value that is not reached is none": (
+        chain(rules.clip_value(1e9), rules.adam),
+        rules.adam,
+    ),
+    "RMSprop without velocity has nothing to look ahead to": (
+        rules.rmsprop(nesterov=True),
+        rules.rmsprop,
+    ),
+    "AMSGrad corrects nothing first if it corrects nothing": (
+        rules.amsgrad(correct_first=True),
+        rules.amsgrad,
+    ),
     "noise without variance is none": (chain(rules.noise(0), rules.adam), rules.adam),
 }
 
@@ -135,9 +155,9 @@ def graph(rule: Rule, **settings) -> Trace:
 
 
 @pytest.mark.parametrize("rule", [r for r in OPTIMIZERS.values() if len(r.links) == 1], ids=repr)
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_weight_decay_of_0_is_no_stage_at_all(rule: Rule, place: str) -> None:
-    staged = chain(rules.l2, rule) if place == "before" else chain(rule, rules.decay)
+@pytest.mark.parametrize("stage", [rules.l2, rules.decay, rules.independent_decay], ids=repr)
+def test_weight_decay_of_0_is_no_stage_at_all(rule: Rule, stage: Rule) -> None:
+    staged = chain(stage, rule) if stage is rules.l2 else chain(rule, stage)
     off, bare = graph(staged, weight_decay=0), graph(rule)
     assert off.step is bare.step
     assert off.states == bare.states

@@ -46,6 +46,15 @@ def test_float32_stays_float32(case: Case) -> None:
     assert {a.dtype for a in arrays} <= {np.dtype(np.float32)}
 
 
+def test_the_norm_is_that_of_all_gradients() -> None:
+    clipped = rules.chain(rules.clip_norm(10.0), rules.sgd(1.0))
+    p = {"a": np.zeros(2, np.float32), "b": np.zeros((1, 2))}
+    theta, _ = clipped.step(p, {"a": [3.0, 24.0], "b": [[4.0, 32.0]]})
+    # 3, 4, 24 and 32 are 5 and 40: sqrt(1625)
+    np.testing.assert_allclose(theta["a"], [-30 / 1625**0.5, -240 / 1625**0.5], rtol=1e-6)
+    np.testing.assert_allclose(theta["b"], [[-40 / 1625**0.5, -320 / 1625**0.5]], rtol=1e-6)
+
+
 def test_whole_numbers_become_float64() -> None:
     theta, _ = rules.sgd.step([1, 2], [1, 2], lr=0.5)
     assert theta.dtype == np.float64

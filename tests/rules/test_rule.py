@@ -46,7 +46,8 @@ OUT_OF_RANGE = [
     (rules.sgd, "lr", np.ones(2), "[0, inf)"),
     (rules.adam, "beta1", 1.0, "[0, 1)"),
     (rules.adam, "beta2", -0.1, "[0, 1)"),
-    (rules.adam, "eps", 0, "(0, inf)"),
+    (rules.adam, "eps", -1e-8, "[0, inf)"),
+    (rules.clip_norm, "max_norm", 0, "(0, inf)"),
     (rules.qhm, "nu", 2, "[0, 1]"),
     (rules.momentum, "dampening", 1.01, "[0, 1]"),
     (rules.aggmo, "betas", (), "non-empty"),
@@ -83,7 +84,7 @@ EDGES = [
     (rules.qhm, "nu", 0),
     (rules.qhm, "nu", 1),
     (rules.momentum, "dampening", 1),
-    (rules.adam, "eps", 1e-300),
+    (rules.adam, "eps", 0),
     (rules.noise, "seed", 2**32 - 1),
     (rules.aggmo, "betas", [0.0]),
     (rules.sgd, "lr", np.float32(0.5)),
@@ -167,6 +168,8 @@ def test_a_name_stays_the_same_when_a_chain_is_chained() -> None:
         ((rules.adam, rules.sgd), "2 rules"),
         ((rules.l2, rules.l2, rules.sgd), "l2 stands more than once"),
         ((rules.adamw, rules.decay), "decay stands more than once"),
+        ((rules.l2, rules.clip_norm, rules.sgd), "clip_norm behind l2, .* put clip_norm first"),
+        ((rules.sgd, rules.clip_norm), "clip_norm behind sgd"),
     ],
 )
 def test_chains_that_make_no_sense(links, message: str) -> None:

@@ -4,7 +4,7 @@
 """
 
 from thalweg.errors import unknown
-from thalweg.rules import accumulation, moments, stages, velocity
+from thalweg.rules import accumulation, moments, rectification, resilience, stages, velocity
 from thalweg.rules.rule import CONVENTIONS, Rule, chain, flag, hyper, rule, stage, state
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
 
 _found = [
     value
-    for module in (velocity, accumulation, moments, stages)
+    for module in (velocity, accumulation, moments, rectification, resilience, stages)
     for value in vars(module).values()
     if isinstance(value, Rule)
 ]

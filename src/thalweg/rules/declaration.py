@@ -29,7 +29,7 @@ __all__ = [
 Setting: TypeAlias = "float | bool | str | tuple[float, ...]"
 """A value of a hyperparameter (a number or a tuple of them) or of a flag (a bool or a word)."""
 
-CONVENTIONS = ("paper", "torch", "keras")
+CONVENTIONS = ("paper", "torch", "keras", "optax")
 """Whose reading of a rule is followed, where libraries and papers disagree."""
 
 
@@ -225,7 +225,7 @@ def linked(
                 flags[p.name] = p.default
             case State():
                 states.append(replace(p.default, name=p.name))
-            case _ if p.name in ("theta", "t") or (p.name == "lr" and is_stage):
+            case _ if p.name in ("theta", "t", "norm") or (p.name == "lr" and is_stage):
                 uses.add(p.name)
             case _ if p.kind is p.POSITIONAL_OR_KEYWORD:
                 states.append(State(p.name))

@@ -11,6 +11,8 @@ __all__ = ["explained", "explained_latex"]
 def explained(rule: Rule, convention: str = "paper") -> str:
     """Everything there is to say of a rule, as text.
 
+    Another convention than the paper's is shown by what it changes: lines of the formula, settings.
+
     Raises:
         UsageError: the convention is not known.
     """
@@ -21,6 +23,8 @@ def explained(rule: Rule, convention: str = "paper") -> str:
         f"Formula ({convention}):\n"
         + "\n".join(f"    {line}" for line in formula(rule, settings, TEXT)),
     ]
+    if convention != "paper":
+        sections += _differences(rule, convention)
     values = {**settings.hypers, **settings.flags}
     rows = [
         (name, _shown(values[name]), h.interval, h.help + _hints(h.off, h.search))
@@ -33,14 +37,39 @@ def explained(rule: Rule, convention: str = "paper") -> str:
             for name, f in rule.flags.items()
         ]
         sections.append("Options:\n" + _table(("name", "default", "choices", "meaning"), choices))
-    others = [
-        (c, ", ".join(f"{n} = {_shown(v)}" for n, v in differing.items()))
-        for c in CONVENTIONS
-        if (differing := rule.by_convention(c))
-    ]
-    if others:
-        sections.append("Where conventions differ from the paper:\n" + _table((), others))
+    if convention == "paper":
+        sections += _others(rule)
     return "\n\n".join(sections)
+
+
+def _differences(rule: Rule, convention: str) -> list[str]:
+    """What a convention changes: the lines of the formula and the settings, each as in both."""
+    changed = _changed(rule, convention)
+    if not changed:
+        return [f"The {convention} convention changes nothing."]
+    paper, other = (formula(rule, rule.settings(c), TEXT) for c in ("paper", convention))
+    lines = [
+        *(("paper", line) for line in paper if line not in other),
+        *((convention, line) for line in other if line not in paper),
+    ]
+    rows = [(name, f"{_shown(a)} → {_shown(b)}") for name, (a, b) in changed.items()]
+    by_lines = ["Lines that differ from the paper's:\n" + _table((), lines)] if lines else []
+    return [*by_lines, "Settings that differ from the paper's:\n" + _table((), rows)]
+
+
+def _others(rule: Rule) -> list[str]:
+    rows = [
+        (c, ", ".join(f"{name} = {_shown(b)}" for name, (_, b) in changed.items()))
+        for c in CONVENTIONS
+        if (changed := _changed(rule, c))
+    ]
+    return ["Where conventions differ from the paper:\n" + _table((), rows)] if rows else []
+
+
+def _changed(rule: Rule, convention: str) -> dict[str, tuple[Setting, Setting]]:
+    """The settings that a convention changes: the paper's value and its own."""
+    paper, other = ({**s.hypers, **s.flags} for s in map(rule.settings, ("paper", convention)))
+    return {n: (v, other[n]) for n, v in paper.items() if v != other[n]}
 
 
 def explained_latex(rule: Rule, convention: str = "paper") -> str:

@@ -26,6 +26,7 @@ class Notation:
     square: str
     times: str
     infinity: str
+    power_of_ten: str
     fraction: bool
 
     def name(self, name: str) -> str:
@@ -43,6 +44,13 @@ class Notation:
             return self.word(name)
         tail = digits or rest
         return base + (self.subscript(tail) if tail else "")
+
+    def number(self, value: float) -> str:
+        """A literal number."""
+        digits, _, exponent = f"{value:g}".partition("e")
+        if value == inf:
+            return self.infinity
+        return self.power_of_ten.format(digits, int(exponent)) if exponent else digits
 
 
 _GREEK = {
@@ -86,6 +94,7 @@ TEXT = Notation(
     square="{}²",
     times="{} · {}",
     infinity="∞",
+    power_of_ten="{}e{}",
     fraction=False,
 )
 
@@ -115,6 +124,7 @@ LATEX = Notation(
     square="{}^2",
     times=r"{} \cdot {}",
     infinity=r"\infty",
+    power_of_ten=r"{} \cdot 10^{{{}}}",
     fraction=True,
 )
 
@@ -163,7 +173,7 @@ def _written(
     if e.op == "symbol":
         return n.name(e.name)
     if (value := e.constant) is not None:
-        return n.infinity if value == inf else f"{value:g}"
+        return n.number(value)
     own = _BINDING.get(e.op, _ATOM)
 
     def part(i: int, least: int) -> str:

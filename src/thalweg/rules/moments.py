@@ -45,6 +45,7 @@ def adam(
     paper="Reddi et al. 2018, arXiv:1904.09237, Algorithm 2; eps is the libraries'",
     torch={"bias_correction": True},
     keras={"bias_correction": True, "eps": 1e-7, "eps_hat": True},
+    optax={"bias_correction": True, "correct_first": True},
 )
 def amsgrad(
     g: Expr,
@@ -58,16 +59,18 @@ def amsgrad(
     beta2: Expr = weighting(0.999, "the average of their squares"),
     eps: Expr = epsilon(1e-8),
     bias_correction: bool = flag(False, "correct m and v_max for starting at 0, as Adam does"),
+    correct_first: bool = flag(False, "with it, correct v before its maximum is taken (optax)"),
     eps_hat: bool = _eps_hat,
 ):
     """Adam with a denominator that never shrinks, so that no step outgrows the ones before it."""
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
-    v_max = maximum(v_max, v)
+    correct_first = bias_correction and correct_first
+    v_max = maximum(v_max, v / (1 - beta2**t) if correct_first else v)
     m_hat, v_hat, eps_t = m, v_max, eps
     if bias_correction:
         m_hat = m / (1 - beta1**t)
-        v_hat = v_max / (1 - beta2**t)
+        v_hat = v_max if correct_first else v_max / (1 - beta2**t)
         eps_t = eps / sqrt(1 - beta2**t) if eps_hat else eps
     return lr * m_hat / (sqrt(v_hat) + eps_t), m, v, v_max
 
@@ -77,6 +80,7 @@ def amsgrad(
     paper="Kingma & Ba 2015, arXiv:1412.6980, Algorithm 2",
     torch={"eps_in": "gradient"},
     keras={"lr": 1e-3, "eps": 1e-7, "eps_in": "denominator"},
+    optax={"eps_in": "gradient"},
 )
 def adamax(
     g: Expr,
@@ -90,7 +94,7 @@ def adamax(
     eps: Expr = epsilon(1e-8),
     eps_in: str = flag(
         "nowhere",
-        "the paper has no eps; torch adds it to each |g|, Keras to the denominator",
+        "the paper has no eps; torch and optax add it to each |g|, Keras to the denominator",
         "nowhere",
         "gradient",
         "denominator",
@@ -117,6 +121,7 @@ def adamax(
     "section 4.8; with it: Algorithm 2",
     torch={"schedule": True},
     keras={"lr": 1e-3, "eps": 1e-7, "schedule": True, "momentum_decay": 1.0},
+    optax={"correct_ahead": True},
 )
 def nadam(
     g: Expr,
@@ -131,6 +136,9 @@ def nadam(
     eps: Expr = epsilon(1e-8),
     momentum_decay: Expr = hyper(4e-3, "[0, inf)", "how fast the schedule warms momentum up"),
     schedule: bool = flag(False, "warm momentum up: beta1 (1 - 0.96^(t momentum_decay) / 2)"),
+    correct_ahead: bool = flag(
+        False, "without schedule, correct m for one step more (Dozat; optax), not for t (Ruder)"
+    ),
 ):
     """Adam with Nesterov's momentum: the step looks one average ahead."""
     m = beta1 * m + (1 - beta1) * g
@@ -143,7 +151,7 @@ def nadam(
         mu_product = mu_product * mu
         m_bar = mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
     else:
-        m_hat = m / (1 - beta1**t)
+        m_hat = m / (1 - beta1 ** (t + 1 if correct_ahead else t))
         m_bar = beta1 * m_hat + (1 - beta1) * g / (1 - beta1**t)
     return lr * m_bar / (sqrt(v_hat) + eps), m, v, mu_product
 

@@ -142,6 +142,9 @@ def step(rule: Rule, params: Any, grads: Any, state: Any, settings: Settings) ->
         raise UsageError(
             f"grads has the names {sorted(grads)}, but must have those of params, {sorted(arrays)}."
         )
+    if any("norm" in traced.link.uses for traced in trace.links):
+        squares = (np.sum(np.abs(np.asarray(g)).astype(np.float64) ** 2) for g in grads.values())
+        numbers["norm"] = float(np.sqrt(sum(squares)))
     outputs = {"step": trace.step, **trace.states}
     new_params: dict[str, Any] = {}
     new_state: dict[str, Any] = {"t": int(numbers["t"])} | {s: {} for s in trace.states}

@@ -3,9 +3,10 @@
 A rule's signature is its whole declaration. The first parameter is what comes in (for an optimizer
 the gradient); `theta` is the parameter being trained; the other positional ones are its state, one
 array of the parameter's shape each and zero at first unless a `state()` says otherwise. Keyword
-parameters are `t` (the number of this step, from 1), hyperparameters declared with `hyper()` and
-options declared with `flag()`. The function returns the step to subtract from `theta`, then the new
-state in the order of its signature.
+parameters are `t` (the number of this step, from 1), `norm` (the Euclidean norm of all parameters'
+gradients together), hyperparameters declared with `hyper()` and options declared with `flag()`.
+The function returns the step to subtract from `theta`, then the new state in the order of its
+signature.
 
 A stage is declared the same way; it changes what comes in and passes it on, and may use the `lr` of
 the rule it stands beside. `chain` puts stages before and after a rule, in the order in which they
@@ -249,9 +250,11 @@ def rule(
     return lambda function: _alone(linked(function, title, paper, conventions, is_stage=False))
 
 
-def stage(title: str, *, paper: str) -> Callable[[Callable[..., Any]], Rule]:
+def stage(
+    title: str, *, paper: str, **conventions: Mapping[str, Setting]
+) -> Callable[[Callable[..., Any]], Rule]:
     """Make a stage of a function: what comes in, changed, goes to the next link of a chain."""
-    return lambda function: _alone(linked(function, title, paper, {}, is_stage=True))
+    return lambda function: _alone(linked(function, title, paper, conventions, is_stage=True))
 
 
 def chain(*rules: Rule) -> Rule:
@@ -261,7 +264,8 @@ def chain(*rules: Rule) -> Rule:
     step.
 
     Raises:
-        UsageError: there is not exactly one rule among the stages, or a stage stands there twice.
+        UsageError: there is not exactly one rule among the stages, a stage stands there twice, or
+            one that needs the gradients' norm does not stand first.
     """
     names = [r.name for r in rules]
     optimizers = [r.name for r in rules if not r.is_stage]
@@ -280,6 +284,12 @@ def chain(*rules: Rule) -> Rule:
     repeated = {a.name for a in links if sum(a.name == b.name for b in links) > 1}
     if repeated:
         raise UsageError(f"{', '.join(sorted(repeated))} stands more than once in a chain.")
+    late = next((link.name for link in links[1:] if "norm" in link.uses), None)
+    if late is not None:
+        raise UsageError(
+            f"chain({', '.join(names)}) has {late} behind {links[0].name}, but it goes by the norm "
+            f"of the gradients as they come: put {late} first."
+        )
     chained = Rule(
         name="chain",
         title=" + ".join(r.title for r in rules),

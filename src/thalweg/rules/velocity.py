@@ -17,7 +17,9 @@ def weighting(default: float, what: str, *, off: float | None = None) -> Expr:
     return hyper(default, "[0, 1)", f"how much of {what} is kept", search=(0.0, 0.999), off=off)
 
 
-_lr_outside = flag(True, "scale the velocity's input by lr (paper), not the velocity (torch)")
+_lr_outside = flag(
+    True, "scale the velocity's input by lr (paper), not the velocity (torch, optax)"
+)
 _descent = (1e-4, 1.0)
 
 
@@ -32,6 +34,7 @@ def sgd(g: Expr, *, lr: Expr = learning_rate(1e-3, search=_descent)):
     paper="Polyak 1964, eq. 9; Ruder 2016, arXiv:1609.04747, section 4.1",
     torch={"lr_inside": False, "damp_first": False},
     keras={"lr": 0.01},
+    optax={"lr_inside": False},
 )
 def momentum(
     g: Expr,
@@ -64,6 +67,7 @@ def momentum(
     "arXiv:1212.0901, eq. 7",
     torch={"lr_inside": False},
     keras={"lr": 0.01},
+    optax={"lr_inside": False},
 )
 def nag(
     g: Expr,
