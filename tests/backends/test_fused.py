@@ -174,7 +174,7 @@ def halved(case: Case, dtype: torch.dtype) -> None:
             grads = [wild(g) if g.is_contiguous() and g.numel() > 30 else g for g in grads]
         for p, q in zip(path.buffers["theta"], small["theta"], strict=True):
             p.copy_(q)
-        scalars = {**path.numbers, **path.scalars, "t": t}
+        scalars = path.given(t, grads)
         take(path.made.scalars(scalars)[0], grads)
         before = [g.float() for g in grads]
         path._take(path.made.scalars(scalars)[0], before)
@@ -803,3 +803,19 @@ def test_memory_that_is_shared_is_refused() -> None:
     # A gradient is only read, and each element is read before it is written.
     assert fused.refusal(x, same, [g]) is None
     assert fused.refusal(x, x, []) is None
+
+
+def test_states_of_a_float64_parameter_may_become_bfloat16() -> None:
+    ends = []
+    for backend in ("fused", "eager"):
+        p = torch.linspace(-1, 1, 7, dtype=torch.float64).requires_grad_()
+        optimizer = tw.Adam([p], lr=0.1, backend=backend)
+        for t in range(4):
+            p.grad = torch.cos(p.detach() + t)
+            optimizer.step()
+            state = optimizer.state[p]
+            state.update({k: x.bfloat16() for k, x in state.items() if k != "step"})
+        ends.append((p.detach(), state["exp_avg"], state["exp_avg_sq"]))
+    for x, y in zip(*ends, strict=True):
+        torch.testing.assert_close(x, y)
+    assert ends[0][1].dtype is torch.bfloat16

@@ -153,16 +153,55 @@ def test_what_matters_is_seen(change, look: str) -> None:
     assert not w.unchanged()
 
 
-def test_a_gradient_that_is_negated_when_it_is_read_is_seen(look: str) -> None:
-    complex_numbers = torch.tensor([1 + 2j, 3 - 4j])
-    p = torch.zeros(2).requires_grad_()
+@pytest.mark.parametrize("shape", [(2,), (1,), ()], ids=str)
+def test_a_gradient_that_is_negated_when_it_is_read_is_seen(
+    shape: tuple[int, ...], look: str
+) -> None:
+    complex_numbers = torch.full(shape, 3 - 4j)
+    p = torch.zeros(shape).requires_grad_()
     optimizer = tw.SGD([p], lr=1.0)
     p.grad = torch.view_as_real(complex_numbers)[..., 1]
     optimizer.step()
     p.grad = complex_numbers.conj().imag
     assert p.grad.is_neg()
     optimizer.step()
-    assert torch.equal(p.detach(), torch.zeros(2))
+    assert torch.equal(p.detach(), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("backend", ["fused", "auto"])
+def test_complex_numbers_that_are_conjugated_when_they_are_read_are_seen(
+    backend: str, look: str
+) -> None:
+    z = torch.tensor([1 + 2j, 3 - 4j])
+    p = torch.zeros(2, dtype=torch.complex64).requires_grad_()
+    optimizer = tw.SGD([p], lr=1.0, backend=backend)
+    p.grad = z.clone()
+    optimizer.step()
+    assert optimizer.backend_of(p) == "fused"
+    p.grad = z.conj()
+    if backend == "fused":
+        with pytest.raises(tw.UsageError, match="conjugated when it is read"):
+            optimizer.step()
+        p.grad = z.conj().resolve_conj()
+    optimizer.step()
+    assert torch.equal(p.detach(), -2 * z.real + 0j)
+    p.data = p.data.conj()
+    with pytest.raises(tw.UsageError, match=r"conjugated only .* resolve_conj"):
+        optimizer.step()
+
+
+def test_complex_gradients_may_come_to_lie_anywhere(look: str) -> None:
+    p = torch.zeros(2, dtype=torch.complex64).requires_grad_()
+    ends = []
+    for optimizer in (tw.SGD([p], lr=0.1, momentum=0.9), torch.optim.SGD([p], 0.1, 0.9)):
+        p.data = torch.zeros(2, dtype=torch.complex64)
+        kept = []
+        for t in range(6):
+            p.grad = torch.tensor([1 + 2j, 3 - 4j]) * (t + 1j)
+            kept.append(p.grad)
+            optimizer.step()
+        ends.append(p.detach().clone())
+    torch.testing.assert_close(*ends)
 
 
 def test_types_of_equal_size_are_told_apart(look: str) -> None:
@@ -175,6 +214,23 @@ def test_types_of_equal_size_are_told_apart(look: str) -> None:
     assert not seen.unchanged([p])
     p.grad.data = torch.ones(4, dtype=torch.bfloat16)
     assert seen.unchanged([p])
+
+
+def test_real_and_complex_numbers_are_told_apart(look: str) -> None:
+    p = torch.ones(4, dtype=torch.complex64).requires_grad_()
+    p.grad = torch.ones(4, dtype=torch.complex64)
+    words = np.zeros(1, np.uint64)
+    seen = Watch([p], [p.grad], [words.ctypes.data], [p], [], [])
+    assert seen.unchanged([p])
+    p.grad.data = torch.ones(4, dtype=torch.float64)
+    assert not seen.unchanged([p])
+    p.grad.data = torch.ones(4, dtype=torch.complex64)
+    assert seen.unchanged([p])
+    assert words[0] == p.grad.data_ptr()
+    p.grad.data = p.grad.data.conj()
+    assert not seen.unchanged([p])
+    p.grad.data = torch._neg_view(p.grad.data.conj())
+    assert not seen.unchanged([p])
 
 
 def test_a_look_leaves_nothing_behind(look: str) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.backends import eager, fused, memory
+from thalweg.backends import eager, fused, local, memory
 from thalweg.backends.fused import Pass
+from thalweg.backends.lowering import noisy
 from thalweg.backends.program import Program
 from thalweg.errors import UsageError, unknown
 
@@ -37,8 +38,10 @@ class Bound:
     Attributes:
         passes: what is run in one pass, together where types are equal.
         needs_gradients: whether a step is to be given the gradients: a pass knows where they lie.
+        fused: for each index whether it is a pass that runs it.
         gradient_words: for each index the address of the word that tells the pass where its
-            gradient lies; 0 for what torch's operations run.
+            gradient lies; 0 for what torch's operations run, or if the gradient has to be brought
+            from other processes first.
 
     Raises:
         UsageError: a tensor is not what it should be, or the backend was asked for by name and
@@ -58,15 +61,14 @@ class Bound:
         self._tensors = {symbol: row for symbol, row in tensors.items() if symbol != "g"}
         count = len(tensors["theta"])
         examine(tensors, program.outputs, name)
+        here = {symbol: [local.real(x) for x in row] for symbol, row in tensors.items()}
+        self._brought: dict[int, Tensor] = {}
         together: dict[tuple[torch.dtype, ...], list[int]] = {}
         by_torch: list[int] = []
         for i in range(count):
-            row = [tensors[symbol][i] for symbol in tensors]
-            states = [tensors[symbol][i] for symbol in tensors if symbol not in ("theta", "g")]
-            theta, grad = tensors["theta"][i], tensors["g"][i]
-            refused = "" if backend == "eager" else fused.refusal(theta, grad, states)
+            refused = "" if backend == "eager" else self._refusal(tensors, here, i)
             if refused is None:
-                together.setdefault(tuple(x.dtype for x in row), []).append(i)
+                together.setdefault(tuple(row[i].dtype for row in here.values()), []).append(i)
             elif backend == "fused":
                 raise UsageError(
                     f"backend is 'fused', which cannot take {name(i)}: {refused}. Use "
@@ -75,35 +77,70 @@ class Bound:
             else:
                 by_torch.append(i)
         # Parameters that share memory are stepped one after the other, as in a loop over them.
-        plain = [i for i in by_torch if memory.plain(tensors["theta"][i])]
-        free, *shared = memory.apart([[tensors["theta"][i] for i in plain]], len(plain))
+        plain = [i for i in by_torch if memory.plain(here["theta"][i])]
+        free, *shared = memory.apart([[here["theta"][i] for i in plain]], len(plain))
         first = [i for i in by_torch if i not in plain] + [plain[k] for k in free]
         self._eager = [
             group for group in (first, *([plain[k] for k in one] for one in shared)) if group
         ]
-        self.needs_gradients = bool(by_torch)
+        self.needs_gradients = bool(by_torch or self._brought)
         self.passes: list[Pass] = []
+        self.fused = [False] * count
         self.gradient_words = [0] * count
         for indices in together.values():
-            chosen = {symbol: [row[i] for i in indices] for symbol, row in tensors.items()}
+            chosen = {symbol: [row[i] for i in indices] for symbol, row in here.items()}
             one = Pass(program, chosen, [streams[i] for i in indices])
             self.passes.append(one)
             for i, word in zip(indices, one.gradient_words(), strict=True):
-                self.gradient_words[i] = word
+                self.fused[i] = True
+                if i not in self._brought:
+                    self.gradient_words[i] = word
+
+    def _refusal(
+        self, tensors: Mapping[str, Sequence[Tensor]], here: Mapping[str, list[Tensor]], i: int
+    ) -> str | None:
+        """Why no kernel can take what is of an index; None if one can, then `here` is that."""
+        theta, grad = tensors["theta"][i], tensors["g"][i]
+        if noisy(self._program) and not local.whole(theta):
+            return "its noise depends on where in the whole of it an element is"
+        brought = None
+        if not local.alike(grad, theta):
+            # Nothing is sent yet: this process may be the only one that binds anew.
+            brought = torch.empty_like(here["theta"][i], dtype=here["g"][i].dtype)
+            here["g"][i] = brought
+        states = [row[i] for symbol, row in here.items() if symbol not in ("theta", "g")]
+        refused = fused.refusal(here["theta"][i], here["g"][i], states)
+        if refused is None and brought is not None:
+            self._brought[i] = brought
+        return refused
 
     def __call__(self, numbers: Sequence[float], grads: Sequence[Any]) -> None:
         """Take one step.
 
         Args:
             numbers: the values of the program's scalars.
-            grads: the gradients, for what torch's operations run.
+            grads: the gradients, if it needs them.
         """
+        if self.needs_gradients:
+            grads = self._gathered(grads)
         for one in self.passes:
             one(numbers)
         for indices in self._eager:
-            tensors = {**self._tensors, "g": grads}
-            chosen = {symbol: [row[i] for i in indices] for symbol, row in tensors.items()}
-            eager.step(self._program, numbers, chosen, [self._streams[i] for i in indices])
+            rows = {**self._tensors, "g": grads}
+            chosen = {
+                symbol: [local.shard(row[i]) for i in indices] for symbol, row in rows.items()
+            }
+            wholes = [self._tensors["theta"][i] for i in indices]
+            eager.step(self._program, numbers, chosen, [self._streams[i] for i in indices], wholes)
+
+    @torch.no_grad()
+    def _gathered(self, grads: Sequence[Any]) -> list[Any]:
+        """The gradients where their parameters are, also those that passes wait for."""
+        # All and in order, so that every process sends and receives in the same.
+        found = list(map(local.redistributed, grads, self._tensors["theta"]))
+        for i, g in self._brought.items():
+            g.copy_(local.real(found[i]))
+        return found
 
 
 def examine(
@@ -119,7 +156,7 @@ def examine(
     count = len(tensors["theta"])
     for i in range(count):
         _examine(tensors, i, name)
-    targets = [x for symbol in written for x in tensors[symbol]]
+    targets = [local.shard(x) for symbol in written for x in tensors[symbol]]
     locked = memory.read_only(x for x in targets if memory.plain(x)) if targets else None
     if locked is not None:
         at = next(i for i, x in enumerate(targets) if x is locked) % count
@@ -161,18 +198,41 @@ def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[in
                 f"{what}{name(i)} is of {x.dtype}, and it has to be of {wanted}: convert the "
                 "parameter and its gradient together, or clear the gradients after the change."
             )
-        if not x.is_floating_point() and not (x.is_complex() and theta.is_complex()):
+        if not x.is_floating_point() and not x.is_complex():
             raise UsageError(
                 f"{what}{name(i)} is of {x.dtype}, whose numbers cannot be trained: convert it to "
                 "a type of floating-point numbers, such as torch.float32."
             )
-        if memory.plain(x) and x.numel():
-            begin, end = memory.span(x)
-            storage = x.untyped_storage()
+        if x.is_complex() is not theta.is_complex():
+            raise UsageError(
+                f"{what}{name(i)} is of {x.dtype}, and the parameter of {theta.dtype}: both have "
+                "to be complex or neither. Convert it, or begin with a new optimizer."
+            )
+        if local.distributed(x) is not local.distributed(theta):
+            raise UsageError(
+                f"{what}{name(i)} is a {type(x).__name__}, and the parameter a "
+                f"{type(theta).__name__}: distribute both or neither. States are loaded so with "
+                "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+            )
+        if symbol != "g" and not local.alike(x, theta):
+            raise UsageError(
+                f"{what}{name(i)} is placed {local.where(x)}, and the parameter "
+                f"{local.where(theta)}: redistribute it so that each process has the same elements "
+                "of both, and none that are still to be summed."
+            )
+        here = local.shard(x)
+        if symbol != "g" and here.is_conj():
+            raise UsageError(
+                f"{what}{name(i)} is conjugated only when it is read, so that it cannot be "
+                "written: use what its resolve_conj() returns."
+            )
+        if memory.plain(here) and here.numel():
+            begin, end = memory.span(here)
+            storage = here.untyped_storage()
             held = storage.data_ptr()
             if not begin or end > held + storage.nbytes():
                 raise UsageError(
                     f"{what}{name(i)} has been freed: its storage has {storage.nbytes()} bytes "
-                    f"and {x.numel()} elements of {x.dtype} do not fit. Give it memory before the "
-                    "step, or take it out of the optimizer."
+                    f"and {here.numel()} elements of {x.dtype} do not fit. Give it memory before "
+                    "the step, or take it out of the optimizer."
                 )

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from thalweg.backends import local
 from thalweg.backends.program import Program
 from thalweg.rules import philox
 from thalweg.rules.vocabulary import Expr, walk
@@ -35,6 +36,7 @@ def step(
     numbers: Sequence[float],
     buffers: Mapping[str, Tensors],
     streams: Sequence[int],
+    wholes: Sequence[Tensor] = (),
 ) -> None:
     """Take one step, in place.
 
@@ -44,13 +46,14 @@ def step(
         buffers: the tensors by symbol: `theta`, `g` and each state, all lists of one length.
             All but `g` are overwritten with their new values.
         streams: each parameter's position among all of the optimizer's.
+        wholes: the distributed tensors that the parameters are shards of, if they are.
     """
     for g in buffers["g"]:
         if g.layout is not torch.strided:
             raise RuntimeError("sparse gradients are not supported: make them dense")
     buffers = {name: [_real(x) for x in row] for name, row in buffers.items()}
     wide = {name: [_wide(x) for x in row] for name, row in buffers.items()}
-    results = _lowered(program).run(numbers, wide, streams)
+    results = _lowered(program).run(numbers, wide, streams, wholes or buffers["theta"])
     held = {id(x) for row in buffers.values() for x in row}
     moved = [
         # A value that is in another buffer must survive that buffer's own change.
@@ -78,10 +81,10 @@ def gradient_points(
     program: Program, numbers: Sequence[float], buffers: Mapping[str, Tensors]
 ) -> Tensors:
     """Where each parameter's gradient is to be taken; nothing is changed."""
-    real = {name: [_real(x) for x in row] for name, row in buffers.items()}
-    points = _lowered_at(program).run(numbers, real, ())["at"]
+    real = {name: [_real(local.shard(x)) for x in row] for name, row in buffers.items()}
+    points = _lowered_at(program).run(numbers, real, (), ())["at"]
     return [
-        torch.view_as_complex(at.contiguous()) if p.is_complex() else at
+        local.spread(torch.view_as_complex(at.contiguous()) if p.is_complex() else at, p)
         for p, at in zip(buffers["theta"], points, strict=True)
     ]
 
@@ -133,7 +136,11 @@ class _Code:
         return _Code(tuple(instructions), inputs, outputs)
 
     def run(
-        self, numbers: Sequence[float], buffers: Mapping[str, Tensors], streams: Sequence[int]
+        self,
+        numbers: Sequence[float],
+        buffers: Mapping[str, Tensors],
+        streams: Sequence[int],
+        wholes: Sequence[Tensor],
     ) -> dict[str, Tensors]:
         values: dict[Expr, Operand] = {
             e: buffers[e.name] if e.element else numbers[int(e.name[1:])] for e in self.inputs
@@ -141,7 +148,7 @@ class _Code:
         for i in self.instructions:
             operands = [values[a] for a in i.operands]
             if i.form == "normal":
-                operands += [buffers["g"], streams]
+                operands += [buffers["g"], streams, wholes]
             elif i.form == "where":
                 operands.append(buffers["theta"])
             result = i.call(*operands)
@@ -217,12 +224,14 @@ def _where(condition: Operand, x: Operand, y: Operand, like: Tensors) -> Tensors
     return [torch.full_like(p, chosen) for p in like]
 
 
-def _noise(seed: float, t: float, g: Tensors, streams: Sequence[int]) -> Tensors:
+def _noise(
+    seed: float, t: float, g: Tensors, streams: Sequence[int], wholes: Sequence[Tensor]
+) -> Tensors:
     drawn: Tensors = []
-    for x, stream in zip(g, streams, strict=True):
-        index = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
+    for x, stream, whole in zip(g, streams, wholes, strict=True):
+        index = local.positions(whole)
         draws = philox.normal(torch, index, seed=int(seed), t=int(t), stream=stream)
-        drawn.append(draws.to(x.dtype).view(x.shape))
+        drawn.append(draws.to(x.dtype))
     return drawn
 
 

@@ -31,6 +31,8 @@ def refusal(theta: Tensor, grad: Tensor, states: Sequence[Tensor]) -> str | None
             return f"{what} is sparse"
         if not x.is_cpu:
             return f"{what} is on {x.device}"
+        if x.is_conj():
+            return f"{what} is conjugated when it is read"
         if x.dtype not in _DTYPES or (x.dtype is torch.float16 and not compilation.has_float16()):
             return f"{what} is of {x.dtype}"
         if x.dtype is torch.float64 and theta.dtype is not torch.float64:

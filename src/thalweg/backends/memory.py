@@ -15,14 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thalweg.backends import local
+
 __all__ = ["apart", "filled", "layout", "overlaps_itself", "plain", "read_only", "span", "tangled"]
 
 _HUGE = 1 << 21
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def plain(x: Tensor) -> bool:
-    """Whether a tensor is nothing but numbers in the CPU's memory."""
-    return x.is_cpu and x.layout is torch.strided and type(x) in (Tensor, torch.nn.Parameter)
+    """Whether a tensor, or its shard here, is nothing but numbers in the CPU's memory."""
+    here = x if type(x) in _PLAIN else local.shard(x)
+    return here.is_cpu and here.layout is torch.strided and type(here) in _PLAIN
 
 
 def span(x: Tensor) -> tuple[int, int]:
@@ -146,13 +150,15 @@ def filled(like: Tensor, value: float, dtype: torch.dtype) -> Tensor:
     made = torch.empty_like(
         like, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False
     )
-    if made.is_cpu and made.layout is torch.strided and type(made) is Tensor:
-        begin, end = span(made)
+    numbers = local.real(made)
+    if plain(numbers):
+        begin, end = span(numbers)
         begin, end = -(-begin // _HUGE) * _HUGE, end // _HUGE * _HUGE
         if begin < end and (advise := _advise()) is not None:
             # It is advice: a system that does not take it gives small pages.
             advise(begin, end - begin, mmap.MADV_HUGEPAGE)
-    return made.fill_(value)
+    numbers.fill_(value)
+    return made
 
 
 @cache

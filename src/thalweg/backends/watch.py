@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.backends import compilation, memory
+from thalweg.backends import compilation, local, memory
 
 __all__ = ["Watch"]
 
@@ -45,19 +45,30 @@ class Watch:
         keys: Sequence[str],
     ) -> None:
         self._params = list(params)
-        self._grads = [None if g is None else _described(g) for g in grads]
-        self._least = [0 if g is None else _least(g) for g in grads]
         self._words = words
-        self._held = [(x, x.data_ptr(), _described(x)) for x in held]
+        seen = [
+            g if g is None or not word else local.shard(g)
+            for g, word in zip(grads, words, strict=True)
+        ]
+        self._grads = [None if g is None else _described(g) for g in seen]
+        self._least = [0 if g is None else _least(g) for g in seen]
+        self._held = [(x, x.data_ptr(), _described(x)) for x in held if not local.distributed(x)]
+        parts = [(x, local.shard(x)) for x in held if local.distributed(x)]
+        self._parts = [(x, part.data_ptr(), _described(part)) for x, part in parts]
         self._entries = [(state, key, state[key]) for state in states for key in keys]
         compiled = all(g is None or word for g, word in zip(grads, words, strict=True))
-        self._look = _look() if compiled else None
-        # An imaginary part may be negated when it is read, which DLPack does not tell.
+        self._look = _look() if compiled and not parts else None
+        # An imaginary part may be negated when it is read, which DLPack does not tell, nor whether
+        # complex numbers are conjugated then. One of a single element looks like any other tensor.
         self._odd = [
             p
-            for p, g in zip(params, grads, strict=True)
-            if g is not None and not (g.layout is torch.strided and g.is_contiguous())
+            for p, g, word in zip(params, seen, words, strict=True)
+            if g is not None
+            and word
+            and (g.is_complex() or not g.is_contiguous() or g.numel() == 1)
         ]
+        self._complex = [x for x in held if x.is_complex()]
+        self._may_be_lazy = bool(self._odd or self._complex)
         if self._look is not None:
             self._table()
 
@@ -107,11 +118,17 @@ class Watch:
         if self._look is not None:
             try:
                 seen = self._look(params, self._address) == 0
-                return seen and not any(p.grad.is_neg() for p in self._odd)  # pyright: ignore
             except Exception:
                 # A tensor that DLPack cannot describe is not what it was.
                 return False
-        return all(map(is_, params, self._params)) and self._looked_at()
+        else:
+            seen = all(map(is_, params, self._params)) and self._looked_at()
+        return seen and not (self._may_be_lazy and self._lazy())
+
+    def _lazy(self) -> bool:
+        """Whether a tensor's numbers are negated or conjugated only when they are read."""
+        parts = map(local.shard, (*(p.grad for p in self._odd), *self._complex))
+        return any(part.is_neg() or part.is_conj() for part in parts)
 
     def _looked_at(self) -> bool:
         """What the compiled function does, where DLPack cannot or torch is too old for it."""
@@ -120,6 +137,10 @@ class Watch:
                 return False
         for x, at, described in self._held:
             if x.data_ptr() != at or _described(x) != described:
+                return False
+        for x, at, described in self._parts:
+            part = local.shard(x)
+            if part.data_ptr() != at or _described(part) != described:
                 return False
         for p, described, word, least in zip(
             self._params, self._grads, self._words, self._least, strict=True
@@ -134,9 +155,13 @@ class Watch:
                     return False
                 if memory.plain(g) and g.data_ptr() < least:
                     return False
-            elif type(g) is not Tensor or _described(g) != described or g.is_neg():
-                return False
             else:
+                if type(g) is not Tensor:
+                    if not local.distributed(g) or not local.alike(g, p):
+                        return False
+                    g = local.shard(g)
+                if _described(g) != described or g.is_neg():
+                    return False
                 at = g.data_ptr()
                 if at < least:
                     return False
@@ -165,7 +190,7 @@ def _least(g: Tensor) -> int:
 def _words(described: _Description) -> tuple[int, int]:
     """The two words of DLPack's structure that hold device, number of dimensions and type."""
     dtype, _, shape, _ = described
-    code = 4 if dtype is torch.bfloat16 else 2
+    code = 5 if dtype.is_complex else 4 if dtype is torch.bfloat16 else 2
     return 1, len(shape) | code << 32 | dtype.itemsize * 8 << 40 | 1 << 48
 
 
