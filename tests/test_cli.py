@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from thalweg.cli import main
-from thalweg.rules import OPTIMIZERS
+from thalweg.rules import CONVENTIONS, OPTIMIZERS
 
 # Small enough to train in a moment, in a file as a user would write it.
 TASK = """
@@ -81,7 +81,7 @@ def mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("compare --optimizers adam:beta3=0.9", ["setting of adam 'beta3'", "beta2"]),
         ("compare --lr -1", ["lr is -1", "[0, inf)"]),
         ("compare --optimizers adam:beta1=1.0", ["beta1 is 1.0", "[0, 1)"]),
-        ("compare --optimizers adam:eps=0", ["eps is 0", "(0, inf)"]),
+        ("compare --optimizers adam:eps=-1", ["eps is -1", "[0, inf)"]),
         ("compare --optimizers qhm:nu=2", ["nu is 2", "[0, 1]"]),
         ("compare --optimizers adam:lr=abc", ["lr is 'abc'", "[0, inf)"]),
         ("compare --optimizers adam:lr", ["'lr'", "setting=value"]),
@@ -431,6 +431,11 @@ def test_lists_and_explanations(
         for hyper in rule.hypers:
             assert hyper in text
         assert "\\theta &\\leftarrow \\theta - " in said(f"explain {name} --latex")
+    for convention in CONVENTIONS:
+        assert f"Formula ({convention}):" in said(f"explain adam --convention {convention}")
+    differing = said("explain adam --convention keras")
+    assert "    paper  θ ← θ − lr m̂ / (√v̂ + ε)\n" in differing
+    assert "    eps      1e-08 → 1e-07\n" in differing
     assert "schedule = true" in said("explain nadam")
     assert "μ_product" in said("explain nadam --convention torch")
 

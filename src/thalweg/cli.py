@@ -54,7 +54,7 @@ def compare(
         float | None, typer.Option(help="Learning rate of every optimizer; else its default")
     ] = None,
     convention: Annotated[
-        str, typer.Option(help="Whose reading of the rules: paper, torch or keras")
+        str, typer.Option(help="Whose reading of the rules: paper, torch, keras or optax")
     ] = "paper",
     target: Annotated[
         float | None, typer.Option(help="Value of the metric whose reaching is timed")
@@ -273,6 +273,93 @@ def bench_step(
         raise typer.Exit(130)
 
 
+@bench.command("sparse")
+def bench_sparse(
+    optimizers: Annotated[
+        str,
+        typer.Option(help="sgd, adagrad and adam, separated by commas, or 'all'", metavar="LIST"),
+    ] = "all",
+    tables: Annotated[
+        str, typer.Option(help="Rows of the tables, separated by commas", metavar="LIST")
+    ] = "10000,100000,1000000",
+    touched: Annotated[
+        str, typer.Option(help="Rows that a gradient has, separated by commas", metavar="LIST")
+    ] = "100,1000,10000",
+    width: Annotated[int, typer.Option(help="Elements of a row")] = 64,
+    entries: Annotated[
+        int, typer.Option(help="Entries of a gradient for each of its rows, which are added up")
+    ] = 2,
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds to time in each cell; else by --seconds")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to time each cell")] = 2.0,
+    threads: Annotated[int | None, typer.Option(help="Threads; else torch's choice")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write everything measured to this file", metavar="FILE")
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the tables to a new file, or a page's place for them", metavar="FILE"
+        ),
+    ] = None,
+) -> None:
+    """Time steps whose gradients have few of a table's rows, and see what the time grows with."""
+    from dataclasses import asdict
+
+    import torch
+
+    from thalweg.bench import machine, record, rows_table
+    from thalweg.bench.rows import OPTIMIZERS, RowsCell, RowsPlan, growth, measured
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}, but must be at least 1.")
+    plan = RowsPlan(
+        _listed(optimizers, OPTIMIZERS),
+        _numbers("tables", tables),
+        _numbers("touched", touched),
+        width=width,
+        entries=entries,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    if json is not None:
+        record.check_writable(json)
+    if markdown is not None:
+        record.check_place(markdown, "measured: sparse")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    facts = machine.description()
+    cells: list[RowsCell] = []
+    stopped = False
+    try:
+        for cell in measured(plan):
+            cells.append(cell)
+            typer.echo(f"[{len(cells)}/{len(plan.cells())}] {rows_table.line(cell)}", err=True)
+    except KeyboardInterrupt:
+        stopped = True
+        typer.echo("\nStopped. What has been measured follows.", err=True)
+    rows_table.print_tables(plan, facts, cells)
+    if json is not None:
+        described = [asdict(c) for c in cells]
+        content = record.written(facts, plan=asdict(plan), growth=growth(cells), cells=described)
+        json.write_text(content, encoding="utf-8")
+    if markdown is not None:
+        tables_of_all = rows_table.markdown(plan, facts, cells)
+        record.insert(markdown, tables_of_all, "measured: sparse")
+    if stopped:
+        raise typer.Exit(130)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(
+            f"{name} is {text!r}, but must be whole numbers, separated by commas."
+        ) from None
+
+
 def _listed(text: str, all_of_them: Iterable[str]) -> tuple[str, ...]:
     names = all_of_them if text == "all" else (name.strip() for name in text.split(","))
     return tuple(dict.fromkeys(names))
@@ -310,7 +397,7 @@ def warmup(
 def explain(
     optimizer: Annotated[str, typer.Argument(help="An optimizer or chain, as in compare")],
     convention: Annotated[
-        str, typer.Option(help="Whose reading of the rule: paper, torch or keras")
+        str, typer.Option(help="Whose reading of the rule: paper, torch, keras or optax")
     ] = "paper",
     latex: Annotated[bool, typer.Option("--latex", help="Only the formula, as LaTeX")] = False,
 ) -> None:

@@ -21,7 +21,7 @@ from thalweg.bench.contestants import (
     outside_kernels,
 )
 from thalweg.bench.machine import cores, others_seconds
-from thalweg.bench.measurement import LEAST, Spread, interleaved, paired
+from thalweg.bench.measurement import LEAST, Spread, interleaved, paired, verdict
 from thalweg.bench.rate import fastest_triad
 from thalweg.bench.shapes import SETS
 from thalweg.bench.traffic import Streams
@@ -126,12 +126,8 @@ class Cell:
 
     @property
     def verdict(self) -> Literal["faster", "tie", "slower", ""]:
-        """How we did: a tie unless three quarters of the rounds say the same."""
-        if self.ratio is None:
-            return ""
-        if self.ratio.holds(1):
-            return "tie"
-        return "faster" if self.ratio.median < 1 else "slower"
+        """How we did beside the fastest of torch's; see `measurement.verdict`."""
+        return "" if self.ratio is None else verdict(self.ratio)
 
     @property
     def gigabytes_per_second(self) -> float | None:

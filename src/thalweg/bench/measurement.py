@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from random import Random
 from time import perf_counter
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
-__all__ = ["LEAST", "Spread", "interleaved", "paired"]
+__all__ = ["LEAST", "Spread", "interleaved", "paired", "verdict"]
 
 WARM_UP = 3
 LEAST = 15
@@ -91,3 +92,10 @@ def _nothing() -> None:
 def paired(times: Sequence[float], others: Sequence[float]) -> Spread:
     """The ratios of two calls' times, round by round."""
     return Spread.of([a / b for a, b in zip(times, others, strict=True)])
+
+
+def verdict(ratio: Spread) -> Literal["faster", "tie", "slower"]:
+    """What ratios of our time to another say: a tie unless three quarters of them say the same."""
+    if ratio.holds(1):
+        return "tie"
+    return "faster" if ratio.median < 1 else "slower"

@@ -14,9 +14,10 @@ from typing import Any
 from thalweg.bench.cell import Cell, Plan
 from thalweg.errors import UsageError
 
-__all__ = ["as_json", "check_place", "check_writable", "insert"]
+__all__ = ["MEASURED", "as_json", "check_place", "check_writable", "insert", "written"]
 
-_PLACE = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)", re.DOTALL)
+MEASURED = "measured"
+"""What a page calls the place that it has for the tables of steps."""
 
 
 def check_writable(path: Path) -> None:
@@ -41,16 +42,23 @@ def as_json(plan: Plan, machine: dict[str, str], cells: Sequence[Cell]) -> str:
     """Everything there is: the plan, the machine, each cell's measurements and what follows."""
     done = [(c.shapes, c.optimizer) for c in cells]
     ratios = [c.ratio.median for c in cells if c.ratio is not None]
-    content = {
+    return written(
+        machine,
+        plan=asdict(plan),
+        geometric_mean=geometric_mean(ratios) if ratios else None,
+        missing=[cell for cell in plan.cells() if cell not in done],
+        cells=[_described(c) for c in cells],
+    )
+
+
+def written(machine: dict[str, str], **content: Any) -> str:
+    """Everything there is of a measurement, and how and when it was made."""
+    made = {
         "command": shlex.join(["thalweg", *sys.argv[1:]]),
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
-        "plan": asdict(plan),
-        "geometric_mean": geometric_mean(ratios) if ratios else None,
-        "missing": [cell for cell in plan.cells() if cell not in done],
-        "cells": [_described(c) for c in cells],
     }
-    return json.dumps(content, indent=1) + "\n"
+    return json.dumps({**made, **content}, indent=1) + "\n"
 
 
 def _described(cell: Cell) -> dict[str, Any]:
@@ -64,22 +72,30 @@ def _described(cell: Cell) -> dict[str, Any]:
     }
 
 
-def check_place(page: Path) -> None:
+def _place(place: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=<!-- {place} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def check_place(page: Path, place: str = MEASURED) -> None:
     """See that tables can be written into a page, which is new or has a place for them.
+
+    Args:
+        page: the page's file.
+        place: what the page calls the place.
 
     Raises:
         UsageError: they cannot.
     """
     check_writable(page)
-    if page.exists() and not _PLACE.search(page.read_text(encoding="utf-8")):
+    if page.exists() and not _place(place).search(page.read_text(encoding="utf-8")):
         raise UsageError(
             f"{page} has no place for the tables, and nothing else in it is overwritten: name a "
-            "new file, or add the lines <!-- measured --> and <!-- end --> to it."
+            f"new file, or add the lines <!-- {place} --> and <!-- end --> to it."
         )
 
 
-def insert(page: Path, tables: str) -> None:
+def insert(page: Path, tables: str, place: str = MEASURED) -> None:
     """Write the tables into the place that a page has for them; see `check_place`."""
     there = page.exists()
-    text = page.read_text(encoding="utf-8") if there else "<!-- measured -->\n<!-- end -->\n"
-    page.write_text(_PLACE.sub(lambda _: tables, text), encoding="utf-8")
+    text = page.read_text(encoding="utf-8") if there else f"<!-- {place} -->\n<!-- end -->\n"
+    page.write_text(_place(place).sub(lambda _: tables, text), encoding="utf-8")

@@ -1,7 +1,8 @@
 """What is shown of a measurement: a line for each cell, and tables when all are done."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import geometric_mean
 
 from rich.console import Console
@@ -12,7 +13,19 @@ from thalweg.bench.contestants import COMPILED, OURS, TORCHS
 from thalweg.bench.measurement import Spread
 from thalweg.bench.shapes import SETS
 
-__all__ = ["line", "markdown", "print_tables"]
+__all__ = [
+    "Grid",
+    "disturbed",
+    "facts",
+    "line",
+    "markdown",
+    "markdown_parts",
+    "ms",
+    "print_parts",
+    "print_tables",
+    "quartiles",
+    "time",
+]
 
 LEGEND = (
     "Times are milliseconds of one step: the median of the rounds, ± half the distance of their "
@@ -30,49 +43,73 @@ def line(cell: Cell) -> str:
     """What came of a cell, in a line."""
     said = f"{cell.optimizer} on {cell.shapes}: "
     if cell.ratio is not None and cell.rival is not None:
-        times = f"{_ms(cell.seconds[OURS].median)} ms, torch's {cell.rival} "
-        return f"{said}{times}{_ms(cell.seconds[cell.rival].median)} ms: {_verdict(cell)}"
+        times = f"{ms(cell.seconds[OURS].median)} ms, torch's {cell.rival} "
+        return f"{said}{times}{ms(cell.seconds[cell.rival].median)} ms: {_verdict(cell)}"
     if OURS in cell.seconds:
-        return f"{said}{_ms(cell.seconds[OURS].median)} ms, and nothing of torch's beside it"
+        return f"{said}{ms(cell.seconds[OURS].median)} ms, and nothing of torch's beside it"
     return said + "; ".join(cell.problems.values())
 
 
 def print_tables(plan: Plan, machine: Mapping[str, str], cells: Sequence[Cell]) -> None:
     """Print a table for each set of shapes, and the summary."""
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        # What a program or a person reads from a file must not be cut to a terminal's width.
-        console = Console(markup=False, highlight=False, width=200)
-    console.print(_machine(machine))
-    for shapes, group in _groups(plan, cells):
-        table = Table(title=_title(plan, shapes), title_justify="left")
-        for i, heading in enumerate(_headings(plan)):
-            table.add_column(heading, justify="right" if i else "left", no_wrap=True)
-        for cell in group:
-            table.add_row(*_row(plan, cell))
-        console.print()
-        console.print(table)
-        for note in _notes(group):
-            console.print(note)
-    console.print()
-    for said in (LEGEND, *_summary(plan, cells)):
-        console.print(said)
+    print_parts(_parts(plan, machine, cells))
 
 
 def markdown(plan: Plan, machine: Mapping[str, str], cells: Sequence[Cell]) -> str:
     """The same as a part of a page."""
-    parts = [_machine(machine)]
+    return markdown_parts(_parts(plan, machine, cells))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: its title, its headings, and the rows below them."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def print_parts(parts: Sequence[str | Grid]) -> None:
+    """Print paragraphs and tables."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        # What a program or a person reads from a file must not be cut to a terminal's width.
+        console = Console(markup=False, highlight=False, width=200)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part)
+            continue
+        table = Table(title=part.title, title_justify="left")
+        for i, heading in enumerate(part.headings):
+            table.add_column(heading, justify="right" if i else "left", no_wrap=True)
+        for row in part.rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
+
+
+def markdown_parts(parts: Sequence[str | Grid]) -> str:
+    """Paragraphs and tables as a part of a page."""
+    said: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            said.append(part)
+            continue
+        rows = [part.headings, ["---", *["---:"] * (len(part.headings) - 1)], *part.rows]
+        said += [f"**{part.title}**", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n\n".join(said) + "\n"
+
+
+def _parts(plan: Plan, machine: Mapping[str, str], cells: Sequence[Cell]) -> list[str | Grid]:
+    parts: list[str | Grid] = [facts(machine)]
     for shapes, group in _groups(plan, cells):
-        headings = _headings(plan)
-        rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
-        rows += [_row(plan, cell) for cell in group]
-        parts.append(f"**{_title(plan, shapes)}**")
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        parts += _notes(group)
-    return "\n\n".join([*parts, LEGEND, *_summary(plan, cells)]) + "\n"
+        rows = [_row(plan, cell) for cell in group]
+        parts += [Grid(_title(plan, shapes), _headings(plan), rows), *_notes(group)]
+    return [*parts, LEGEND, *_summary(plan, cells)]
 
 
-def _machine(machine: Mapping[str, str]) -> str:
+def facts(machine: Mapping[str, str]) -> str:
+    """What was measured on, in a line."""
     return "; ".join(f"{name}: {value}" for name, value in machine.items()) + "."
 
 
@@ -101,7 +138,7 @@ def _row(plan: Plan, cell: Cell) -> list[str]:
     return [
         cell.optimizer,
         *(_time(cell, way) for way in ways),
-        "-" if cell.ratio is None else _ratio(cell.ratio),
+        "-" if cell.ratio is None else quartiles(cell.ratio),
         cell.verdict,
         "-" if cell.gigabytes_per_second is None else f"{cell.gigabytes_per_second:.1f}",
         "-" if cell.share is None else f"{cell.share:.0%}",
@@ -114,23 +151,29 @@ def _time(cell: Cell, way: str) -> str:
     spread = cell.seconds.get(way)
     if spread is None:
         return "failed" if way in cell.problems or "" in cell.problems else "-"
+    return time(spread)
+
+
+def time(spread: Spread) -> str:
+    """Milliseconds: the median, ± half the distance of the quartiles."""
     half = (spread.upper - spread.lower) / 2 / spread.median
-    return f"{_ms(spread.median)} ±{half:.0%}"
+    return f"{ms(spread.median)} ±{half:.0%}"
 
 
-def _ms(seconds: float) -> str:
+def ms(seconds: float) -> str:
     """Milliseconds with three digits that count."""
     value = seconds * 1000
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def _ratio(ratio: Spread) -> str:
+def quartiles(ratio: Spread) -> str:
+    """A ratio's median, and its quartiles in brackets."""
     return f"{ratio.median:.3f} ({ratio.lower:.3f}–{ratio.upper:.3f})"
 
 
 def _verdict(cell: Cell) -> str:
     assert cell.ratio is not None
-    return f"{_ratio(cell.ratio)}, {cell.verdict}"
+    return f"{quartiles(cell.ratio)}, {cell.verdict}"
 
 
 def _notes(group: Sequence[Cell]) -> list[str]:
@@ -143,16 +186,22 @@ def _notes(group: Sequence[Cell]) -> list[str]:
     if rates:
         best = ", ".join(f"{name} {max(found):.1f} GB/s" for name, found in rates.items())
         notes.append(f"On arrays of this size, at best: {best}.")
-    disturbed = [c for c in group if c.others is not None and c.others > _DISTURBING]
-    if disturbed:
-        shares = ", ".join(f"{c.others:.0%} in {c.optimizer}" for c in disturbed)
-        notes.append(f"Disturbed: other processes took so much of the processors' time: {shares}.")
+    notes += disturbed((c.optimizer, c.others) for c in group)
     for cell in group:
         for way, why in cell.problems.items():
             notes.append(
                 f"{cell.optimizer}: {way or 'nothing'} {'failed' if way else 'timed'}: {why}."
             )
     return notes
+
+
+def disturbed(cells: Iterable[tuple[str, float | None]]) -> list[str]:
+    """That other processes took a share of the time of cells that counts, if they did."""
+    shares = [f"{o:.0%} in {name}" for name, o in cells if o is not None and o > _DISTURBING]
+    if not shares:
+        return []
+    took = "other processes took so much of the processors' time"
+    return [f"Disturbed: {took}: {', '.join(shares)}."]
 
 
 def _summary(plan: Plan, cells: Sequence[Cell]) -> list[str]:
