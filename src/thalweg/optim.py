@@ -1,329 +1,45 @@
-"""Rules as `torch.optim` optimizers: one adapter, and the classes made with it."""
+"""The optimizers as classes: drop-ins for those of `torch.optim`, and those torch does not have."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
-from itertools import accumulate
-from operator import is_
-from typing import Any, ClassVar, TypeAlias, cast
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
-from torch.optim import optimizer  # pyright: ignore
 
 from thalweg import rules
-from thalweg.backends import checked
-from thalweg.backends.program import Program, program
-from thalweg.batches import Batch, Gathering, state_dtype
+from thalweg.backends.program import Program
+from thalweg.batches import begin
 from thalweg.errors import UsageError, unknown
-from thalweg.rules.reference import inputs
-from thalweg.rules.rule import Rule, Setting, chain
+from thalweg.optimizer import Group, Optimizer, number_of
+from thalweg.rules.rule import CONVENTIONS, Rule, Setting, Settings, chain
 
-__all__ = ["CLASSES", "Optimizer"]
+__all__ = ["CLASSES", "DECAYS", "Optimizer"]
 
-Group: TypeAlias = dict[str, Any]
-
-
-class Optimizer(torch.optim.Optimizer):
-    """Trains parameters by a rule.
-
-    Everything a `torch.optim.Optimizer` does works as it does there: parameter groups with
-    settings of their own, closures, hooks, learning rate schedulers, `state_dict`.
-
-    Args:
-        params: parameters, named parameters, or groups of them with settings of their own.
-        rule: a rule or a chain, such as `thalweg.adam` or `chain(l2(1e-4), momentum)`.
-        convention: whose reading of the rule is followed: "torch", "keras" or "paper".
-        backend: "fused" (one compiled pass over memory), "eager" (torch's operations) or "auto":
-            the first that can.
-        settings: hyperparameters and flags of the rule, by name.
-
-    Raises:
-        UsageError: no setting has that name, or a value is out of range.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        rule: Rule,
-        *,
-        convention: str = "torch",
-        backend: str = "auto",
-        **settings: Setting,
-    ) -> None:
-        if rule.is_stage:
-            raise UsageError(
-                f"rule is {rule!r}, a stage, which moves nothing by itself: put it beside a rule, "
-                f"as in chain({rule!r}, sgd())."
-            )
-        chosen = rule.settings(convention, **settings)
-        self._start(params, rule, {**chosen.hypers, **chosen.flags}, backend)
-
-    def _start(
-        self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str
-    ) -> None:
-        self.rule = rule
-        self.backend = checked(backend)
-        self._compiled: dict[int, _Compiled] = {}
-        self._gathering: dict[int, Gathering] = {}
-        self._states: list[Any] | None = None
-        super().__init__(params, defaults)
-
-    @property
-    def state(self) -> Any:  # pyright: ignore
-        """What is kept for each parameter; see `torch.optim.Optimizer`.
-
-        Whoever has seen it may change it at any time, so from then on each step looks.
-        """
-        if self._states is None:
-            self._states = []
-            self._gathering.clear()
-        return self.__dict__["state"]
-
-    @state.setter
-    def state(self, value: Any) -> None:  # pyright: ignore
-        self.__dict__["state"] = value
-        self._gathering.clear()
-
-    # What a class that mirrors one of torch's answers differently:
-
-    def _rule_of(self, group: Group) -> Rule:
-        assert self.rule is not None
-        return self.rule
-
-    def _settings_of(self, group: Group, rule: Rule) -> dict[str, Setting]:
-        return {name: group[name] for name in (*rule.hypers, *rule.flags)}
-
-    def _state_key(self, name: str) -> str:
-        return name
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "backend": self.backend}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._compiled = {}
-        self._gathering = {}
-        # What is loaded is not copied, so whoever has it may change it.
-        self._states = []
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` has returned; see `torch.optim.Optimizer.load_state_dict`.
-
-        torch rounds the states to the parameter's type. Those that are kept in float32 because
-        the parameter has fewer digits are taken as they were saved.
-        """
-        super().load_state_dict(state_dict)
-        saved = (i for group in state_dict["param_groups"] for i in group["params"])
-        params = (p for group in self.param_groups for p in group["params"])
-        for i, p in zip(saved, params, strict=True):
-            dtype = state_dtype(p.dtype)
-            for key, value in state_dict["state"].get(i, {}).items():
-                if key == "step" or not isinstance(value, Tensor):
-                    continue
-                # Numbers kept for the whole parameter are float64.
-                if dtype is not p.dtype or not value.dim():
-                    wide = dtype if value.dim() else torch.promote_types(value.dtype, dtype)
-                    self.__dict__["state"][p][key] = value.to(p.device, wide, copy=True)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
-
-        Raises:
-            UsageError: a setting of the group is out of range.
-        """
-        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
-            self._compile({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-
-    def _compile(self, group: Group) -> "_Compiled":
-        """The group's program and the numbers of its hyperparameters, as they are now."""
-        values = [*group.values()]
-        values[[*group].index("params")] = None
-        known = self._compiled.get(id(group))
-        try:
-            # A learning rate that is a tensor may have been changed in place.
-            changed = known is None or known.changing or known.values != values
-        except (RuntimeError, ValueError):
-            # What is no number need not be comparable with one.
-            changed = True
-        if known is None or changed:
-            rule = self._rule_of(group)
-            settings = rule.settings("paper", **self._settings_of(group, rule))
-            changing = any(_holds_tensor(v) for v in values)
-            known = _Compiled(values, changing, program(rule.trace(settings)), inputs(settings))
-            self._compiled[id(group)] = known
-        return known
-
-    @staticmethod
-    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `step` for hooks and the profiler, as torch does, but only while there are any.
-
-        torch's wrapper takes longer than the step of a small network.
-        """
-        hooked = torch.optim.Optimizer.profile_hook_step(func)
-
-        @wraps(func)
-        def wrapper(self: "Optimizer", *args: Any, **kwargs: Any) -> Any:
-            plain = not (
-                self._optimizer_step_pre_hooks
-                or self._optimizer_step_post_hooks
-                or optimizer._global_optimizer_pre_hooks  # pyright: ignore
-                or optimizer._global_optimizer_post_hooks  # pyright: ignore
-                or profiler._is_profiler_enabled  # pyright: ignore
-            )
-            return (func if plain else hooked)(self, *args, **kwargs)
-
-        return wrapper
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
-        """Take one step.
-
-        Args:
-            closure: clears the gradients, computes the loss and its gradients, and returns the
-                loss. A rule that takes the gradient away from the parameters needs one.
-
-        Returns:
-            What the closure returned; None without one.
-
-        Raises:
-            UsageError: the rule needs a closure and there is none.
-        """
-        compiled = [self._compile(group) for group in self.param_groups]
-        loss = None
-        if any(c.program.at is not None for c in compiled):
-            loss = self._loss_at_gradient_points(compiled, closure)
-        elif closure is not None:
-            if torch.is_grad_enabled():
-                loss = closure()
-            else:
-                with torch.enable_grad():
-                    loss = closure()
-        if not self._same_states():
-            self._gathering.clear()
-            self._states = [*self.__dict__["state"].values()]
-        firsts = accumulate((len(group["params"]) for group in self.param_groups), initial=0)
-        # All that can be wrong is found before anything is changed.
-        ready = [
-            (batch, *batch.numbers(c.numbers))
-            for group, c, first in zip(self.param_groups, compiled, firsts, strict=False)
-            for batch in self._batches(group, c, first)
-        ]
-        for batch, numbers, values in ready:
-            batch.step(numbers, values)
-        return loss
-
-    @torch.no_grad()
-    def _loss_at_gradient_points(
-        self, compiled: list["_Compiled"], closure: Callable[[], Any] | None
-    ) -> Any:
-        if closure is None:
-            raise UsageError(
-                "this rule takes the gradient away from the parameters (lookahead=True): call "
-                "step(closure) with a function that clears the gradients, computes the loss, "
-                "calls backward() and returns the loss."
-            )
-        points: list[tuple[Tensor, Tensor]] = []
-        for group, c in zip(self.param_groups, compiled, strict=True):
-            if c.program.at is not None:
-                # To gather them for this takes their counts away from what steps them.
-                self._gathering.pop(id(group), None)
-                wanted = [p.requires_grad for p in group["params"]]
-                for batch in self._gathered(group, c, wanted, with_gradients=False).batches:
-                    batch.examine()
-                    there = batch.gradient_points(c.numbers)
-                    points += zip(batch.params, there, strict=True)
-        # All that can be wrong has been found before anything is moved.
-        before = [p.clone() for p, _ in points]
-        try:
-            for p, point in points:
-                p.copy_(point)
-            with torch.enable_grad():
-                return closure()
-        finally:
-            for (p, _), x in zip(points, before, strict=True):
-                p.copy_(x)
-
-    def _same_states(self) -> bool:
-        if self._states is None:
-            return True
-        states = self.__dict__["state"]
-        return len(states) == len(self._states) and all(map(is_, states.values(), self._states))
-
-    def _batches(self, group: Group, c: "_Compiled", first_stream: int) -> list[Batch]:
-        """The group's parameters that have a gradient, gathered anew only if something changed."""
-        known = self._gathering.get(id(group))
-        if (
-            known is None
-            or known.program is not c.program
-            or known.backend != self.backend
-            or known.first_stream != first_stream
-            or not known.intact(group["params"])
-        ):
-            # Its counts are no longer the state's, even if what follows raises an error.
-            self._gathering.pop(id(group), None)
-            present = [p.grad is not None for p in group["params"]]
-            known = self._gathered(group, c, present, with_gradients=True)
-            known.bind(watch_states=self._states is not None)
-            self._gathering[id(group)] = known
-            if self._states is not None:
-                self._states = [*self.__dict__["state"].values()]
-        return known.batches
-
-    def _gathered(
-        self, group: Group, c: "_Compiled", included: list[bool], *, with_gradients: bool
-    ) -> Gathering:
-        place = next(i for i, other in enumerate(self.param_groups) if other is group)
-        stream = sum(len(other["params"]) for other in self.param_groups[:place])
-        names: Sequence[str] = group.get("param_names") or ()
-
-        def name(i: int) -> str:
-            shape = tuple(group["params"][i].shape)
-            which = repr(names[i]) if i < len(names) else f"{i} of group {place}"
-            return f"parameter {which} of shape {shape}"
-
-        return Gathering(
-            c.program,
-            group["params"],
-            included,
-            c.numbers,
-            self.__dict__["state"],
-            {s.name: self._state_key(s.name) for s in c.program.states},
-            stream,
-            checked(self.backend),
-            name,
-            with_gradients=with_gradients,
-        )
+DECAYS = ("l2", "decoupled", "independent")
+"""How weights decay: through the gradient; beside it, times the learning rate; or not times it."""
 
 
-def _plain(key: str, value: Any, index: int | None) -> Any:
-    """The value, or its part, as a number if it is a tensor of one."""
-    if index is not None:
-        try:
-            value = value[index]
-        except (TypeError, IndexError):
-            raise UsageError(f"{key} is {value!r}, but must be two numbers.") from None
-    try:
-        return float(value) if isinstance(value, Tensor) else value
-    except (TypeError, ValueError, RuntimeError):
-        return value
+@lru_cache(maxsize=1024)
+def _staged(rule: Rule, decay: str, maximize: bool) -> Rule:
+    """The rule with the stages that the options of the classes stand for."""
+    climb = [rules.ascend] if maximize else []
+    match decay:
+        case "l2":
+            return chain(*climb, rules.l2, rule)
+        case "decoupled":
+            return chain(*climb, rule, rules.decay)
+        case _:
+            return chain(*climb, rule, rules.independent_decay)
 
 
-def _holds_tensor(value: Any) -> bool:
-    parts = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
-    return any(isinstance(part, Tensor) for part in parts)
-
-
-@dataclass
-class _Compiled:
-    """A group's values when it was compiled, its program, and its hyperparameters' numbers."""
-
-    values: list[Any]
-    changing: bool
-    program: Program
-    numbers: Mapping[str, float]
+def _checked_decay(decay: str | None) -> str | None:
+    if decay is not None and decay not in DECAYS:
+        raise unknown("decay", str(decay), DECAYS)
+    return decay
 
 
 @dataclass(frozen=True)
@@ -334,16 +50,22 @@ class _Mirror:
         rule: from a group to the rule that trains it.
         settings: the rule's settings that torch names otherwise: its key, or key and index.
         states: the keys under which torch keeps the rule's states.
-        decoupled: from a group to whether its weight decay is decoupled.
+        counts: whether torch counts the steps.
+        at_once: whether torch makes the states with the optimizer, not with its first step.
     """
 
     rule: Callable[[Group], Rule]
     settings: Mapping[str, str | tuple[str, int]] = field(default_factory=dict[str, Any])
     states: Mapping[str, str] = field(default_factory=dict[str, str])
-    decoupled: Callable[[Group], bool] = lambda group: group.get("decoupled_weight_decay", False)
+    counts: bool = True
+    at_once: bool = False
 
 
-_BETAS: Mapping[str, tuple[str, int]] = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
+def _pair(key: str, *names: str) -> dict[str, tuple[str, int]]:
+    return {name: (key, index) for index, name in enumerate(names)}
+
+
+_BETAS = _pair("betas", "beta1", "beta2")
 _MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
 
 
@@ -364,8 +86,8 @@ def _adam(group: Group) -> Rule:
 
 
 _MIRRORS: Mapping[str, _Mirror] = {
-    "SGD": _Mirror(_sgd, {"gamma": "momentum"}, {"v": "momentum_buffer"}),
-    "Adagrad": _Mirror(lambda group: rules.adagrad, states={"G": "sum"}),
+    "SGD": _Mirror(_sgd, {"gamma": "momentum"}, {"v": "momentum_buffer"}, counts=False),
+    "Adagrad": _Mirror(lambda group: rules.adagrad, states={"G": "sum"}, at_once=True),
     "Adadelta": _Mirror(lambda group: rules.adadelta, states={"E": "square_avg", "D": "acc_delta"}),
     "RMSprop": _Mirror(
         lambda group: rules.rmsprop,
@@ -373,89 +95,245 @@ _MIRRORS: Mapping[str, _Mirror] = {
         {"E": "square_avg", "mean": "grad_avg", "v": "momentum_buffer"},
     ),
     "Adam": _Mirror(_adam, _BETAS, _MOMENTS),
-    "AdamW": _Mirror(_adam, _BETAS, _MOMENTS, decoupled=lambda group: True),
+    "AdamW": _Mirror(_adam, _BETAS, _MOMENTS),
     "Adamax": _Mirror(lambda group: rules.adamax, _BETAS, {"m": "exp_avg", "u": "exp_inf"}),
     "NAdam": _Mirror(lambda group: rules.nadam, _BETAS, _MOMENTS),
+    "RAdam": _Mirror(lambda group: rules.radam, _BETAS, _MOMENTS),
+    "Rprop": _Mirror(
+        lambda group: rules.rprop,
+        _pair("etas", "eta_minus", "eta_plus") | _pair("step_sizes", "delta_min", "delta_max"),
+        {"g_prev": "prev", "delta": "step_size"},
+    ),
 }
 
 
-@lru_cache(maxsize=256)
-def _staged(rule: Rule, decoupled: bool, maximize: bool) -> Rule:
-    """The rule with the stages that the options of torch's classes stand for."""
-    climb = [rules.ascend] if maximize else []
-    return chain(*climb, rule, rules.decay) if decoupled else chain(*climb, rules.l2, rule)
-
-
 class _Mirrored(Optimizer):
-    """A drop-in for a class of torch's: its constructor, its groups, its trajectory."""
+    """A drop-in for a class of torch's: its constructor, its groups, its state, its trajectory."""
 
     mirror: ClassVar[_Mirror]
+    original: ClassVar[type[torch.optim.Optimizer]]
     signature: ClassVar[inspect.Signature]
 
-    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        defaults = dict(bound.arguments)
-        self._start(defaults.pop("params"), None, defaults, backend)
+    def __init__(
+        self,
+        *args: Any,
+        convention: str = "torch",
+        decay: str | None = None,
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        if convention not in CONVENTIONS:
+            raise unknown("convention", str(convention), CONVENTIONS)
+        self.convention = convention
+        # torch's Rprop has no weight decay; every class here does.
+        own = (
+            set[str]()
+            if "weight_decay" in self.signature.parameters
+            else {"weight_decay"} & {*kwargs}
+        )
+        more = {name: kwargs.pop(name) for name in own}
+        given = dict(self.signature.bind(*args, **kwargs).arguments)
+        params = given.pop("params")
+        defaults = self._defaults(given) | more
+        if _checked_decay(decay) is not None:
+            defaults["decay"] = decay
+        self.start(params, None, defaults, backend)
+        if defaults.get("fused"):
+            # As in torch: GradScaler leaves it to the optimizer to divide by the scale.
+            self._step_supports_amp_scaling = True
+        if self.mirror.at_once:
+            for group in self.param_groups:
+                compiled = self._compile(group)
+                for p in group["params"]:
+                    state = self.__dict__["state"][p]
+                    begin(
+                        state,
+                        compiled.program,
+                        self._keys_of(compiled.program),
+                        p,
+                        compiled.numbers,
+                    )
+
+    def _defaults(self, given: Mapping[str, Any]) -> Group:
+        """The settings of a group that has none of its own; torch itself checks what is given."""
+        try:
+            defaults = dict(self.original([torch.zeros(())], **given).defaults)
+        except (TypeError, ValueError) as error:
+            values = {n: p.default for n, p in self.signature.parameters.items()} | dict(given)
+            try:
+                self._settings_of(values, self._rule_of(values))
+            except UsageError as ours:
+                raise UsageError(f"{error}: {ours}") from None
+            if isinstance(error, ValueError):
+                raise UsageError(f"{error}.") from None
+            raise
+        if self.convention != "torch":
+            self._follow_convention(defaults, given)
+        return defaults
+
+    def _follow_convention(self, defaults: Group, given: Mapping[str, Any]) -> None:
+        """Where nothing is given, a convention has defaults of its own."""
+        rule = self.mirror.rule(defaults)
+        values: dict[str, Any] = dict(rule.settings(self.convention).hypers)
+        if self.convention == "keras":
+            values["decoupled_weight_decay"] = True
+        named = next((r for r in rules.OPTIMIZERS.values() if r.title == type(self).__name__), rule)
+        if "weight_decay" in named.hypers:
+            values["weight_decay"] = named.settings(self.convention).hypers["weight_decay"]
+        for name, value in values.items():
+            key, index = self._place(name)
+            if key in given or key not in defaults:
+                continue
+            if index is None:
+                defaults[key] = value
+            else:
+                old = defaults[key]
+                defaults[key] = (*old[:index], value, *old[index + 1 :])
+
+    def _place(self, name: str) -> tuple[str, int | None]:
+        """Under which key of a group, and at which index there, a setting of the rule is."""
+        at = self.mirror.settings.get(name, name)
+        return at if isinstance(at, tuple) else (at, None)
 
     def _rule_of(self, group: Group) -> Rule:
-        for name in ("differentiable", "capturable"):
-            if group.get(name):
-                raise UsageError(f"{name} is True, which is not supported yet: leave it False.")
-        rule = self.mirror.rule(group)
-        return _staged(rule, self.mirror.decoupled(group), bool(group["maximize"]))
+        decay = _checked_decay(group.get("decay"))
+        if decay is None:
+            beside = group.get("decoupled_weight_decay", self.convention == "keras")
+            decay = "decoupled" if beside else "l2"
+        return _staged(self.mirror.rule(group), decay, bool(group.get("maximize")))
 
-    def _settings_of(self, group: Group, rule: Rule) -> dict[str, Setting]:
-        found = {
-            name: value for name, value in rule.by_convention("torch").items() if name in rule.flags
+    def _values_of(self, group: Group, rule: Rule) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            n: v for n, v in rule.by_convention(self.convention).items() if n in rule.flags
         }
         for name in (*rule.hypers, *rule.flags):
-            at = self.mirror.settings.get(name, name)
-            key, index = at if isinstance(at, tuple) else (at, None)
+            key, index = self._place(name)
             if key in group:
-                found[name] = _plain(key, group[key], index)
-        return found
+                found[name] = _part(key, group[key], index)
+        return {"weight_decay": 0.0, **found}
 
-    def _state_key(self, name: str) -> str:
-        return self.mirror.states.get(name, name)
+    def _settings_of(self, group: Group, rule: Rule) -> Settings:
+        values = {name: number_of(x) for name, x in self._values_of(group, rule).items()}
+        try:
+            return rule.settings("paper", **values)
+        except UsageError:
+            # torch's bounds are wider in places, and here they are what counts.
+            infinite = any(isinstance(x, float) and math.isinf(x) for x in values.values())
+            if infinite or not self._torch_takes(group):
+                raise
+        known = rule.settings("paper", **{n: v for n, v in values.items() if n in rule.flags})
+        numbers = {n: float(values.get(n, x)) for n, x in known.hypers.items()}  # pyright: ignore
+        return Settings(numbers, known.flags)
+
+    def _torch_takes(self, group: Group) -> bool:
+        names = self.signature.parameters.keys() - {"params"}
+        given = {n: group[n] for n in names if n in group}
+        try:
+            self.original([torch.zeros(())], **given)
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        return True
+
+    def _keys_of(self, program: Program) -> dict[str, str]:
+        count = {"t": "step"} if self.mirror.counts else {}
+        return count | {s.name: self.mirror.states.get(s.name, s.name) for s in program.states}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "convention": self.convention}
+
+    def share_memory(self) -> None:
+        """Move the states to memory that processes share; see `torch.optim.Adagrad`."""
+        for state in self.state.values():
+            for x in state.values():
+                x.share_memory_()
+
+
+def _part(key: str, value: Any, index: int | None) -> Any:
+    if index is None:
+        return value
+    try:
+        return value[index]
+    except (TypeError, IndexError):
+        raise UsageError(f"{key} is {value!r}, but must be two numbers.") from None
+
+
+_MORE = """`foreach` and `fused` are accepted and choose nothing: there is one implementation. With
+`fused=True`, as in torch, it divides by the scale of a `GradScaler` itself. `capturable` changes
+nothing on the CPU.
+
+Args:
+    convention: whose reading of the rule is followed: "torch", "keras", "optax" or "paper"; it has
+        its own defaults for what is not given.
+    decay: how weights decay: "l2" (added to the gradient), "decoupled" (times lr) or "independent"
+        (not times lr); None: as the class, or the convention, does it.
+    backend: "fused", "eager" or "auto"; see `thalweg.Optimizer`.
+
+Raises:
+    UsageError: a value is out of range.
+"""
 
 
 def _mirrored(name: str, mirror: _Mirror) -> type[Optimizer]:
     original = getattr(torch.optim, name)
     signature = inspect.signature(original)
-    doc = (
-        f"{original.__name__} with torch's arguments, defaults and trajectory.\n\n"
-        "`foreach` and `fused` are accepted and choose nothing: there is one implementation.\n\n"
-        "Raises:\n    UsageError: a value is out of range."
-    )
+    own = inspect.signature(_Mirrored).parameters
+    more = [own[n] for n in ("convention", "decay", "backend")]
+    shown = signature.replace(parameters=[*signature.parameters.values(), *more])
+    doc = f"{original.__name__} with torch's arguments, defaults, state and trajectory.\n\n{_MORE}"
     attributes = {
         "mirror": mirror,
+        "original": original,
         "signature": signature,
-        "__signature__": signature,
+        "__signature__": shown,
         "__doc__": doc,
         "__module__": __name__,
     }
     return type(name, (_Mirrored,), attributes)
 
 
-def _derived(rule: Rule) -> type[Optimizer]:
-    """The class of a rule that torch does not have; its arguments are the rule's settings."""
+class _Derived(Optimizer):
+    """The class of a rule that torch does not have: weight decay, and the rule's settings."""
 
+    def _rule_of(self, group: Group) -> Rule:
+        assert self.rule is not None
+        decay = _checked_decay(group["decay"])
+        assert decay is not None
+        return _staged(self.rule, decay, maximize=False)
+
+
+def _derived(rule: Rule) -> type[Optimizer]:
     def __init__(  # noqa: N807
-        self: Optimizer,
+        self: _Derived,
         params: Iterable[Any],
-        lr: float | None = None,
+        lr: float | Tensor | None = None,
         *,
+        weight_decay: float | Tensor = 0.0,
+        decay: str | None = None,
         convention: str = "torch",
         backend: str = "auto",
         **settings: Setting,
     ) -> None:
-        given = settings if lr is None else {"lr": lr, **settings}
-        Optimizer.__init__(self, params, rule, convention=convention, backend=backend, **given)
+        given: dict[str, Any] = settings if lr is None else {"lr": lr, **settings}
+        checked = _checked_decay(decay) or ("decoupled" if convention == "keras" else "l2")
+        staged = _staged(rule, checked, maximize=False)
+        known = (*staged.hypers, *staged.flags, "decay", "convention", "backend")
+        misspelt = next((name for name in given if name not in known), None)
+        if misspelt is not None:
+            raise unknown(f"setting of {rule.title}", misspelt, known)
+        given["weight_decay"] = weight_decay
+        numbers = {name: number_of(x) for name, x in given.items()}
+        chosen = staged.settings(convention, **numbers)
+        tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+        defaults = {**chosen.hypers, **chosen.flags, **tensors, "decay": checked}
+        self.start(params, rule, defaults, backend)
 
-    doc = f"{rule.doc}\n\nSource: {rule.paper}. The settings are those of `thalweg.{rule.name}`."
+    doc = (
+        f"{rule.doc}\n\nSource: {rule.paper}. The settings are those of `thalweg.{rule.name}`;\n"
+        '`decay` is how weights decay: "l2" (added to the gradient), "decoupled" (times lr) or\n'
+        '"independent" (not times lr).'
+    )
     attributes = {"__init__": __init__, "__doc__": doc, "__module__": __name__}
-    return type(rule.title, (Optimizer,), attributes)
+    return type(rule.title, (_Derived,), attributes)
 
 
 CLASSES: Mapping[str, type[Optimizer]] = {

@@ -126,11 +126,15 @@ def _variants(name: str) -> Iterator[Callable[[Sequence[torch.Tensor]], Optimize
     """What makes the optimizer, with each of its options and under each convention."""
     rule = OPTIMIZERS[name]
     made: Callable[..., Any] = CLASSES[rule.title]
-    taken = {*rule.hypers, *rule.flags, *inspect.signature(made).parameters}
+    parameters = inspect.signature(made).parameters
+    taken = {*parameters}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        taken |= {*rule.hypers, *rule.flags}
     options = {option: values for option, values in _OPTIONS.items() if option in taken}
     for values in product(*options.values()):
         chosen = dict(zip(options, values, strict=True))
-        if not chosen.get("nesterov") or (chosen["momentum"] and not chosen["dampening"]):
+        velocity = chosen.get("momentum") and not chosen.get("dampening")
+        if velocity or not chosen.get("nesterov"):
             yield partial(made, backend="fused", **chosen)
     for convention in CONVENTIONS:
         yield partial(Optimizer, rule=rule, convention=convention, backend="fused")

@@ -10,6 +10,7 @@ or state lies is larger than that, and what is around it must stay as it is, to 
 """
 
 import copy
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ class Known:
 
 def settings_of(optimizer: tw.Optimizer, group: dict[str, Any]) -> tuple[Any, Any]:
     rule = optimizer._rule_of(group)
-    return rule, rule.settings("paper", **optimizer._settings_of(group, rule))
+    return rule, optimizer._settings_of(group, rule)
 
 
 @dataclass
@@ -151,6 +152,12 @@ class Run:
     known: list[Known]
     shared: bool
     kept: list[tuple[Tensor, bytes]] = field(default_factory=list)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys of states that torch calls otherwise."""
+        mirror = getattr(self.optimizer, "mirror", None)
+        return {} if mirror is None else mirror.states
 
     def groups(self) -> list[tuple[dict[str, Any], list[int]]]:
         places = iter(range(len(self.params)))
@@ -205,7 +212,9 @@ class Run:
             assert bits(x) == same, "memory that is not used any more was written to"
 
     def expect(self, i: int, rule: Any, settings: Any, theta: np.ndarray, g: Tensor) -> None:
-        trace, numbers, known = rule.trace(settings), inputs(settings), self.known[i]
+        trace, known = rule.trace(settings), self.known[i]
+        norms = [q.grad.double().norm().item() for q in self.params if q.grad is not None]
+        numbers = {**inputs(settings), "norm": math.hypot(*norms)}
         known.t += 1
         for s in trace.declared.values():
             if s.name not in known.states:
@@ -223,9 +232,10 @@ class Run:
             scalar = {s.name for s in rule.trace(settings).declared.values() if s.scalar}
             for i in places:
                 known, state = self.known[i], self.optimizer.state[self.params[i]]
-                assert float(state.get("step", 0)) == known.t
+                # torch's SGD does not count.
+                assert float(state.get("step", known.t)) == known.t
                 for name, value in known.states.items():
-                    found = state[self.optimizer._state_key(name)]
+                    found = state[self.keys.get(name, name)]
                     if name in scalar:
                         assert found.item() == pytest.approx(value, rel=1e-12)
                     else:
@@ -516,12 +526,12 @@ def everything_taken_for_dense(patch: pytest.MonkeyPatch) -> None:
 
 def counts_left_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Batch, "counted", lambda _: True)
-    step = Batch.step
+    step = Batch._step
 
-    def uncounted(batch: Batch, numbers: Any, values: Any) -> None:
-        step(batch, numbers, {**values, "t": values["t"] - 1})
+    def uncounted(batch: Batch, run: Any, values: Any) -> None:
+        step(batch, run, {**values, "t": values["t"] - 1})
 
-    patch.setattr(Batch, "step", uncounted)
+    patch.setattr(Batch, "_step", uncounted)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""A step that `torch.compile` takes as it is: one operation, whatever the rule."""
+
+# torch leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from thalweg.optimizer import Optimizer
+
+__all__ = ["Known", "step"]
+
+_optimizers: "WeakValueDictionary[str, Optimizer]" = WeakValueDictionary()
+_numbers = count()
+
+
+class Known:
+    """What a compiled step knows of an optimizer.
+
+    The compiler guards every setting of an optimizer whose `param_groups` it reads by that name, so
+    that each learning rate would have it compile anew.
+
+    Attributes:
+        name: under which the operation finds the optimizer.
+        groups: the optimizer's groups.
+    """
+
+    def __init__(self, optimizer: "Optimizer") -> None:
+        self.name = f"optimizer {next(_numbers)}"
+        self.groups = optimizer.param_groups
+        _optimizers[self.name] = optimizer
+
+
+def step(optimizer: "Optimizer", closure: Callable[[], Any] | None) -> Any:
+    """`Optimizer.step` as it is traced."""
+    known = optimizer.known
+    # Autograd is to follow the step, or the closure is called at a point that the step finds, or a
+    # scaler has set numbers on the optimizer, which an operation would see too late.
+    alone = any(g.get("differentiable") or g.get("lookahead") for g in known.groups)
+    if alone or getattr(optimizer, "found_inf", None) is not None:
+        return _plainly(optimizer, closure)
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    every = [p for group in known.groups for p in group["params"]]
+    places = [i for i, p in enumerate(every) if p.grad is not None]
+    params = [every[i] for i in places]
+    if params:
+        with torch.no_grad():
+            torch.ops.thalweg.step(params, [p.grad for p in params], places, known.name)
+    return loss
+
+
+@torch._disable_dynamo  # pyright: ignore
+def _plainly(optimizer: "Optimizer", closure: Callable[[], Any] | None) -> Any:
+    return optimizer.step_plainly(closure)
+
+
+@torch.library.custom_op("thalweg::step", mutates_args=("params",))
+def _step(  # pyright: ignore[reportUnusedFunction]
+    params: Sequence[Tensor], grads: Sequence[Tensor], places: Sequence[int], optimizer: str
+) -> None:
+    own = _optimizers[optimizer]
+    every: list[Tensor] = [p for group in own.param_groups for p in group["params"]]
+    before = [p.grad for p in every]
+    elsewhere: list[tuple[Tensor, Tensor, Tensor]] = []
+    try:
+        for p in every:
+            p.grad = None
+        for p, g, i in zip(params, grads, places, strict=True):
+            every[i].grad = g
+            if p.data_ptr() != every[i].data_ptr():
+                # The compiler may have the operation work on a copy.
+                elsewhere.append((p, every[i], every[i].detach().clone()))
+        own.take()
+    finally:
+        for p, g in zip(every, before, strict=True):
+            p.grad = g
+    for copy, p, old in elsewhere:
+        copy.copy_(p.detach())
+        p.detach().copy_(old)
+
+
+@_step.register_fake
+def _(
+    params: Sequence[Tensor], grads: Sequence[Tensor], places: Sequence[int], optimizer: str
+) -> None:
+    return None

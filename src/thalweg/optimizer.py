@@ -1,0 +1,493 @@
+"""Rules as `torch.optim` optimizers: the one adapter."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial, wraps
+from operator import is_
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import profiler
+from torch.optim import optimizer  # pyright: ignore
+
+from thalweg import checkpoints, compilable
+from thalweg.backends import checked, functional
+from thalweg.backends.program import Program, program
+from thalweg.backends.sparse import untouched_stay
+from thalweg.batches import Batch, Gathering, begin
+from thalweg.errors import UsageError
+from thalweg.rules.reference import inputs
+from thalweg.rules.rule import Rule, Setting, Settings
+from thalweg.rules.tracing import Trace
+from thalweg.rules.vocabulary import walk
+
+__all__ = ["Group", "Optimizer", "number_of"]
+
+Group: TypeAlias = dict[str, Any]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Trains parameters by a rule.
+
+    Everything a `torch.optim.Optimizer` does works as it does there: parameter groups with
+    settings of their own, closures, hooks, learning rate schedulers, `state_dict`.
+
+    Args:
+        params: parameters, named parameters, or groups of them with settings of their own.
+        rule: a rule or a chain, such as `thalweg.adam` or `chain(l2(1e-4), momentum)`.
+        convention: whose reading of the rule is followed: "torch", "keras", "optax" or "paper".
+        backend: "fused" (one compiled pass over memory), "eager" (torch's operations) or "auto":
+            the first that can.
+        differentiable: whether gradients are to flow through steps, to learn what is learned
+            with; the parameters then must not be leaves that require gradients.
+        settings: hyperparameters and flags of the rule, by name.
+
+    Raises:
+        UsageError: no setting has that name, or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        *,
+        convention: str = "torch",
+        backend: str = "auto",
+        differentiable: bool = False,
+        **settings: Setting,
+    ) -> None:
+        if rule.is_stage:
+            raise UsageError(
+                f"rule is {rule!r}, a stage, which moves nothing by itself: put it beside a rule, "
+                f"as in chain({rule!r}, sgd())."
+            )
+        chosen = rule.settings(convention, **settings)
+        options = {"differentiable": True} if differentiable else {}
+        self.start(params, rule, {**chosen.hypers, **chosen.flags, **options}, backend)
+
+    def start(self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str) -> None:
+        self.rule = rule
+        self.backend = checked(backend)
+        self._compiled: dict[int, _Compiled] = {}
+        self._gathering: dict[int, Gathering] = {}
+        self._ran: dict[int, Gathering] = {}
+        self._states: list[Any] | None = None
+        super().__init__(params, defaults)
+        self.known = compilable.Known(self)
+
+    @property
+    def state(self) -> Any:  # pyright: ignore
+        """What is kept for each parameter; see `torch.optim.Optimizer`.
+
+        Whoever has seen it may change it at any time, so from then on each step looks.
+        """
+        if self._states is None:
+            self._states = []
+            self._gathering.clear()
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:  # pyright: ignore
+        self.__dict__["state"] = value
+        self._gathering.clear()
+
+    def backend_of(self, p: Tensor) -> str | None:
+        """What took the parameter's last step: "fused" or "eager"; None if it has taken none."""
+        batches = (b for gathering in self._ran.values() for b in gathering.batches)
+        return next((found for b in batches if (found := b.backend_of(p))), None)
+
+    # What a class that mirrors one of torch's answers differently:
+
+    def _rule_of(self, group: Group) -> Rule:
+        assert self.rule is not None
+        return self.rule
+
+    def _values_of(self, group: Group, rule: Rule) -> dict[str, Any]:
+        """The rule's settings as the group has them; numbers may be tensors."""
+        return {name: group[name] for name in (*rule.hypers, *rule.flags)}
+
+    def _settings_of(self, group: Group, rule: Rule) -> Settings:
+        values = {name: number_of(x) for name, x in self._values_of(group, rule).items()}
+        return rule.settings("paper", **values)
+
+    def _keys_of(self, program: Program) -> dict[str, str]:
+        """Under which keys the count of steps `t` and the rule's states are kept."""
+        return {"t": "step"} | {s.name: s.name for s in program.states}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "rule": self.rule, "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._compiled = {}
+        self._gathering = {}
+        self._ran = {}
+        self.known = compilable.Known(self)
+        for group in self.param_groups:
+            # Checkpoints of old versions lack the options that have come since.
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+        # What is loaded is not copied, so whoever has it may change it.
+        self._states = []
+
+    @torch._disable_dynamo  # pyright: ignore
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` has returned, here or in the class of torch's.
+
+        As in `torch.optim.Optimizer.load_state_dict`, but parameters that have names on both sides
+        are told by those, and each state keeps the type it was saved in.
+
+        Raises:
+            UsageError: a parameter has no counterpart.
+        """
+        saved = state_dict.copy()
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = hook(self, saved)
+            saved = saved if replaced is None else replaced
+        groups, state = checkpoints.restored(saved, self.param_groups)
+        kept = defaultdict[Any, dict[str, Any]](dict)
+        kept.update(state)
+        self.__setstate__({"state": kept, "param_groups": groups})
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
+
+        Raises:
+            UsageError: a setting of the group is out of range, or is one of the whole optimizer.
+        """
+        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if "convention" in param_group:
+                raise UsageError(
+                    f"a group has the convention {param_group['convention']!r}, but one convention "
+                    "holds for a whole optimizer: make an optimizer for each."
+                )
+            self._compile({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _compile(self, group: Group) -> "_Compiled":
+        """The group's program and the numbers of its hyperparameters, as they are now."""
+        values = [*group.values()]
+        values[[*group].index("params")] = None
+        known = self._compiled.get(id(group))
+        try:
+            # A learning rate that is a tensor may have been changed in place.
+            changed = known is None or known.changing or known.values != values
+        except (RuntimeError, ValueError):
+            # What is no number need not be comparable with one.
+            changed = True
+        if known is None or changed:
+            rule = self._rule_of(group)
+            settings = self._settings_of(group, rule)
+            changing = any(_holds_tensor(v) for v in values)
+            trace = rule.trace(settings)
+            known = _Compiled(
+                values, changing, trace, program(trace), inputs(settings), _is_followed(group)
+            )
+            self._compiled[id(group)] = known
+        return known
+
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `step` for hooks and the profiler, as torch does, but only while there are any.
+
+        torch's wrapper takes longer than the step of a small network.
+        """
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @wraps(func)
+        def wrapper(self: "Optimizer", *args: Any, **kwargs: Any) -> Any:
+            plain = not (
+                self._optimizer_step_pre_hooks
+                or self._optimizer_step_post_hooks
+                or optimizer._global_optimizer_pre_hooks  # pyright: ignore
+                or optimizer._global_optimizer_post_hooks  # pyright: ignore
+                or profiler._is_profiler_enabled  # pyright: ignore
+            )
+            return (func if plain else hooked)(self, *args, **kwargs)
+
+        return wrapper
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
+        """Take one step.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, and returns the
+                loss. A rule that takes the gradient away from the parameters needs one.
+
+        Returns:
+            What the closure returned; None without one.
+
+        Raises:
+            UsageError: the rule needs a closure and there is none.
+        """
+        if torch.compiler.is_compiling():
+            return compilable.step(self, closure)
+        return self.step_plainly(closure)
+
+    def step_plainly(self, closure: Callable[[], Any] | None) -> Any:
+        """`step`, without a compiler."""
+        compiled = [self._compile(group) for group in self.param_groups]
+        loss = None
+        if any(c.program.at is not None for c in compiled):
+            loss = self._loss_at_gradient_points(compiled, closure)
+        elif closure is not None:
+            if torch.is_grad_enabled():
+                loss = closure()
+            else:
+                with torch.enable_grad():
+                    loss = closure()
+        self._take(compiled)
+        return loss
+
+    # For a scheduler of torch's, which else puts a function around `step` that cannot be compiled.
+    step._wrapped_by_lr_sched = True  # pyright: ignore
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients; see `torch.optim.Optimizer.zero_grad`."""
+        if torch.compiler.is_compiling() and set_to_none:
+            # torch's own is not compiled.
+            for group in self.known.groups:
+                for p in group["params"]:
+                    p.grad = None
+        else:
+            super().zero_grad(set_to_none)
+
+    def take(self) -> None:
+        """Take a step along the gradients that are there."""
+        self._take([self._compile(group) for group in self.param_groups])
+
+    def _take(self, compiled: list["_Compiled"]) -> None:
+        # What torch's schedulers look for, to tell whether a step comes before theirs.
+        self._opt_called = True
+        if self._scaled_too_far():
+            return
+        # All that can be wrong is found before anything is changed.
+        if not self._same_states():
+            self._gathering.clear()
+            self._states = [*self.__dict__["state"].values()]
+        given = self._given() if True in [c.needs_norm for c in compiled] else None
+        first = 0
+        ready: list[Callable[[], None]] = []
+        for group, c in zip(self.param_groups, compiled, strict=True):
+            numbers = {**c.numbers, **given} if given else c.numbers
+            if c.followed:
+                ready.append(partial(self._follow, group, c, numbers, first))
+            else:
+                ready += [batch.ready(numbers) for batch in self._batches(group, c, first)]
+            first += len(group["params"])
+        for step in ready:
+            step()
+
+    def _scaled_too_far(self) -> bool:
+        """Divide the gradients by the scale of a `torch.amp.GradScaler`, if it leaves that to us.
+
+        Returns:
+            Whether there is nothing to be done, as the scale was too large for a gradient's type.
+            The scaler has found that on the host, where the step would be started.
+        """
+        held = self.__dict__
+        if "found_inf" not in held and "grad_scale" not in held:
+            return False
+        if held.get("found_inf") is not None and bool(held["found_inf"]):
+            return True
+        if held.get("grad_scale") is not None:
+            with torch.no_grad():
+                for g in self._grads():
+                    g.mul_(held["grad_scale"].double().reciprocal().float())
+        return False
+
+    def _grads(self) -> list[Tensor]:
+        params = [p for group in self.param_groups for p in group["params"]]
+        return [p.grad for p in params if p.grad is not None]
+
+    def _given(self) -> dict[str, float]:
+        """The numbers of this step that are no settings: the norm of all gradients."""
+        norms: list[float] = []
+        for g in self._grads():
+            x = g.coalesce().values() if g.is_sparse else g
+            half = x.dtype in (torch.bfloat16, torch.float16)
+            dtype = torch.float32 if half else None
+            norm: Any = torch.linalg.vector_norm(x, dtype=dtype)  # pyright: ignore
+            # That of a distributed gradient is in parts.
+            whole = getattr(norm, "full_tensor", None)  # pyright: ignore
+            norms.append(float(norm if whole is None else whole()))  # pyright: ignore
+        return {"norm": math.hypot(*norms)}
+
+    def _follow(
+        self, group: Group, c: "_Compiled", numbers: Mapping[str, float], first: int
+    ) -> None:
+        """Take a step that autograd follows, or that is to be captured on a device."""
+        learned = bool(group.get("differentiable"))
+        rule = self._rule_of(group)
+        keys = self._keys_of(c.program)
+        tensors = {
+            name: x for name, x in self._values_of(group, rule).items() if isinstance(x, Tensor)
+        }
+        with torch.set_grad_enabled(learned):
+            for i, p in enumerate(group["params"]):
+                if p.grad is None:
+                    continue
+                state: dict[str, Any] = self.state[p] if keys else {}
+                begun = {*keys.values()} <= state.keys()
+                begin(state, c.program, keys, p, {**numbers, **tensors})
+                held = {name: state[key] for name, key in keys.items()}
+                t: Any = held.get("t", float(begun)) + 1
+                values: dict[str, Any] = {**numbers, **tensors, **held}
+                # Autograd needs the parameter as it was.
+                values |= {"theta": p.clone() if learned else p, "g": p.grad, "t": t}
+                new = functional.step(c.trace, values, stream=first + i)
+                p.copy_(new.pop("theta"))
+                for name, x in {**new, "t": t}.items():
+                    if learned and name in keys:
+                        state[keys[name]] = x
+                    elif name in keys:
+                        # A captured step goes on in the memory it was captured with.
+                        state[keys[name]].copy_(x)
+
+    @torch.no_grad()
+    def _loss_at_gradient_points(
+        self, compiled: list["_Compiled"], closure: Callable[[], Any] | None
+    ) -> Any:
+        if closure is None:
+            raise UsageError(
+                "this rule takes the gradient away from the parameters (lookahead=True): call "
+                "step(closure) with a function that clears the gradients, computes the loss, "
+                "calls backward() and returns the loss."
+            )
+        points: list[tuple[Tensor, Tensor]] = []
+        for group, c in zip(self.param_groups, compiled, strict=True):
+            if c.program.at is not None:
+                # To gather them for this takes their counts away from what steps them.
+                self._gathering.pop(id(group), None)
+                wanted = [p.requires_grad for p in group["params"]]
+                for batch in self._gathered(group, c, wanted, with_gradients=False).batches:
+                    batch.examine()
+                    there = batch.gradient_points(c.numbers)
+                    points += zip(batch.params, there, strict=True)
+        # All that can be wrong has been found before anything is moved.
+        before = [p.clone() for p, _ in points]
+        try:
+            for p, point in points:
+                p.copy_(point)
+            with torch.enable_grad():
+                return closure()
+        finally:
+            for (p, _), x in zip(points, before, strict=True):
+                p.copy_(x)
+
+    def _same_states(self) -> bool:
+        if self._states is None:
+            return True
+        states = self.__dict__["state"]
+        return len(states) == len(self._states) and all(map(is_, states.values(), self._states))
+
+    def _batches(self, group: Group, c: "_Compiled", first_stream: int) -> list[Batch]:
+        """The group's parameters that have a gradient, gathered anew only if something changed."""
+        known = self._gathering.get(id(group))
+        if (
+            known is None
+            or known.program is not c.program
+            or known.backend != self.backend
+            or known.first_stream != first_stream
+            or not known.intact(group["params"])
+        ):
+            # Its counts are no longer the state's, even if what follows raises an error.
+            self._gathering.pop(id(group), None)
+            present = [p.grad is not None for p in group["params"]]
+            known = self._gathered(group, c, present, with_gradients=True)
+            known.bind(watch_states=self._states is not None)
+            self._gathering[id(group)] = self._ran[id(group)] = known
+            if self._states is not None:
+                self._states = [*self.__dict__["state"].values()]
+        return known.batches
+
+    def _gathered(
+        self, group: Group, c: "_Compiled", included: list[bool], *, with_gradients: bool
+    ) -> Gathering:
+        place = next(i for i, other in enumerate(self.param_groups) if other is group)
+        stream = sum(len(other["params"]) for other in self.param_groups[:place])
+        names: Sequence[str] = group.get("param_names") or ()
+
+        def name(i: int) -> str:
+            shape = tuple(group["params"][i].shape)
+            which = repr(names[i]) if i < len(names) else f"{i} of group {place}"
+            return f"parameter {which} of shape {shape}"
+
+        return Gathering(
+            c.program,
+            group["params"],
+            included,
+            c.numbers,
+            self.__dict__["state"],
+            self._keys_of(c.program),
+            stream,
+            checked(self.backend),
+            _sparsely(c) if with_gradients else None,
+            name,
+            with_gradients=with_gradients,
+        )
+
+
+def _is_followed(group: Group) -> bool:
+    """Whether autograd is to follow the step, or a device to capture it."""
+    if group.get("differentiable"):
+        return True
+    return bool(group.get("capturable")) and not all(p.is_cpu for p in group["params"])
+
+
+def number_of(value: Any) -> Any:
+    """The value, as a number if it is a tensor of one; others show where they are checked."""
+    try:
+        return float(value.detach()) if isinstance(value, Tensor) else value
+    except (TypeError, ValueError, RuntimeError):
+        return value
+
+
+def _holds_tensor(value: Any) -> bool:
+    parts = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
+    return any(isinstance(part, Tensor) for part in parts)
+
+
+@dataclass
+class _Compiled:
+    """A group's values when it was compiled, its rule's graph, and its hyperparameters' numbers."""
+
+    values: list[Any]
+    changing: bool
+    trace: Trace
+    program: Program
+    numbers: Mapping[str, float]
+    followed: bool
+
+    def __post_init__(self) -> None:
+        self.needs_norm = "norm" in _symbols(self.trace)
+
+
+@lru_cache(maxsize=1024)
+def _symbols(trace: Trace) -> frozenset[str]:
+    """The names of what the step depends on."""
+    return frozenset(e.name for e in walk(trace.step) if e.op == "symbol")
+
+
+_DENSE = {"sgd", "momentum", "nag"}
+_LAZY = {"adam", "amsgrad"}
+
+
+def _sparsely(c: _Compiled) -> str | None:
+    """How a sparse gradient trains its parameter, as `Gathering` names it.
+
+    Rows without a gradient stay as they are with SGD and Adagrad. Of Adam's averages only the
+    touched rows are moved, as `torch.optim.SparseAdam` does it; a velocity moves all rows, and so
+    does torch's.
+    """
+    if untouched_stay(c.program):
+        return "rows"
+    names = {link.link.name for link in c.trace.links}
+    if "theta" in _symbols(c.trace):
+        return None
+    return "rows" if names & _LAZY else "dense" if names & _DENSE else None
