@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP_INSTALL := pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint check dist bench clean
+.PHONY: demo test lint check peers dist bench clean
 
 demo: $(INSTALLED)  ## compare every optimizer on the built-in task
 	$(BIN)/thalweg compare
@@ -16,7 +16,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-check: lint test  ## what CI runs: lint, format, types, tests
+check: lint test  ## lint, format, types, tests
+
+peers: $(INSTALLED)  ## the tests beside other libraries, which are installed for them
+	$(BIN)/$(PIP_INSTALL) -e ".[dev,integrations,peers]"
+	$(BIN)/$(PIP_INSTALL) --no-deps "timm>=1.0.31"  # what it depends on is not needed
+	$(BIN)/pytest tests/integrations tests/peers
 
 dist: $(INSTALLED)  ## build wheel and sdist, and see that each installs into an empty environment
 	rm -rf dist build

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from torch.optim import Adamax as Adamax
     from torch.optim import AdamW as AdamW
     from torch.optim import NAdam as NAdam
+    from torch.optim import RAdam as RAdam
     from torch.optim import RMSprop as RMSprop
+    from torch.optim import Rprop as Rprop
 
+    from thalweg.groups import decay_groups as decay_groups
     from thalweg.optim import Optimizer as Optimizer
     from thalweg.tasks import Data as Data
     from thalweg.tasks import Task as Task
@@ -36,6 +39,7 @@ _LATER = {
     "Epoch": "thalweg.training",
     "Optimizer": "thalweg.optim",
     "Task": "thalweg.tasks",
+    "decay_groups": "thalweg.groups",
     "train": "thalweg.training",
     **{r.title: "thalweg.optim" for r in rules.OPTIMIZERS.values()},
 }
