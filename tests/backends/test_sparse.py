@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import thalweg as tw
 from backends.agreement import equal
 from thalweg import rules
 from thalweg.backends import eager, lowering, rows, sparse
@@ -424,6 +425,19 @@ def test_what_no_kernel_takes_is_left_to_torch(
     assert bound.fused == [True]
 
 
+def test_rows_of_the_table_itself_are_read_before_they_are_written() -> None:
+    """Where they are in another order, a kernel would read what it has written."""
+    theta = torch.arange(1.0, 31).view(10, 3)
+    expected = theta - theta.flip(0)
+    ours = Training(rules.sgd, [theta], lr=1.0)
+    bound = ours.bound("auto")
+    bound(ours.numbers(), [coo([[*reversed(range(10))]], theta, (10, 3))])
+    assert torch.equal(theta, expected)
+    assert bound.fused == [False]
+    with pytest.raises(UsageError, match="the rows of its gradient are its own"):
+        ours.sparsely([coo([[*reversed(range(10))]], theta, (10, 3))])
+
+
 def test_parameters_that_share_memory_are_stepped_in_turn() -> None:
     whole = torch.ones(6, 3)
     grads = [coo([[0, 2]], torch.ones(2, 3), (4, 3)), coo([[0, 1]], torch.ones(2, 3), (4, 3))]
@@ -467,6 +481,13 @@ def test_noise_is_not_drawn_where_its_place_is_unknown() -> None:
 # Errors
 
 
+def freed(part: Callable[[Tensor], Tensor]) -> Tensor:
+    """A gradient of which a part has too little memory."""
+    grad = coo([[0, 1]], torch.ones(2, 3), (4, 3))
+    part(grad).untyped_storage().resize_(8)
+    return grad
+
+
 def wrongs() -> dict[str, tuple[Any, str]]:
     ones = torch.ones(2, 3)
     with warnings.catch_warnings():
@@ -484,6 +505,8 @@ def wrongs() -> dict[str, tuple[Any, str]]:
         "csr": (csr, r"layout torch.sparse_csr .*to_sparse\(1\)"),
         "shape": (coo([[0, 1]], ones, (5, 3)), r"shape \(5, 3\), and the parameter \(4, 3\)"),
         "dtype": (coo([[0, 1]], ones.double(), (4, 3)), "of torch.float64 on cpu"),
+        "indices freed": (freed(Tensor._indices), "has been freed: the memory of its indices"),
+        "values freed": (freed(Tensor._values), "has been freed: the memory of its indices"),
         "no rows": (
             coo(torch.empty(0, 1), torch.ones(1, 4, 3), (4, 3)),
             "or no sparse dimension",
@@ -501,6 +524,77 @@ def test_gradient_that_does_not_fit(wrong: str, backend: str) -> None:
     with pytest.raises(UsageError, match=rf"the gradient of parameter 1 .*{says}"):
         ours.sparsely([right, grad], backend)
     assert same(ours, before)
+
+
+@pytest.mark.parametrize("wrong", ["beyond", "negative", "indices freed", "values freed"])
+def test_gradient_that_is_made_dense_is_looked_at_first(wrong: str) -> None:
+    grad, says = wrongs()[wrong]
+    p = nn.Parameter(torch.ones(4, 3))
+    p.grad = grad
+    optimizer = tw.SGD([p], lr=1.0, momentum=0.9)
+    with pytest.raises(UsageError, match=rf"the gradient of parameter 0 .*{says}"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(4, 3))
+
+
+def test_gradient_that_is_made_dense_may_have_a_row_twice_whatever_torch_was_told(
+    threads: Callable[[int], None],
+) -> None:
+    """torch's threads would write to the row at once, and lose some of its entries."""
+    count = 200_000
+    p = nn.Parameter(torch.zeros(4, 8))
+    p.grad = coo(torch.zeros(1, count), torch.ones(count, 8), (4, 8), is_coalesced=True)
+    threads(4)
+    tw.SGD([p], lr=1.0, momentum=0.9).step()
+    assert p[0].tolist() == [-count] * 8
+    assert not p[1:].any()
+
+
+EXACTLY = [
+    (tw.SGD, {}),
+    (tw.SGD, {"momentum": 0.9, "nesterov": True}),
+    (tw.Adagrad, {"lr_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("made", "settings"), EXACTLY)
+def test_step_that_is_followed_is_that_of_a_dense_gradient(made: Any, settings: Any) -> None:
+    w = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+    values = torch.full((3, 2), 0.5, dtype=torch.float64, requires_grad=True)
+    slopes: list[tuple[Tensor, ...]] = []
+    for sparsely in (True, False):
+        p = w * 1
+        grad = coo([[1, 3, 1]], values, (4, 2))
+        p.grad = grad if sparsely else grad.to_dense()
+        optimizer = made([p], lr=0.1, **settings, differentiable=True)
+        optimizer.step()
+        optimizer.step()
+        slopes.append(torch.autograd.grad(p.pow(3).sum(), (w, values)))
+    torch.testing.assert_close(*slopes)
+    assert all(slope.any() for slope in slopes[0])
+
+
+@pytest.mark.parametrize("wrong", ["beyond", "values freed", ""])
+def test_step_that_is_followed_looks_at_sparse_gradients_first(wrong: str) -> None:
+    right = coo([[1]], torch.ones(1, 3), (4, 3))
+    grad, says = wrongs()[wrong] if wrong else (right, "is sparse, and a step that")
+    params = [torch.ones(4, 3, requires_grad=True) * 1 for _ in range(2)]
+    params[0].grad, params[1].grad = right.to_dense(), grad
+    made = tw.Adagrad if wrong else tw.Adam
+    with pytest.raises(UsageError, match=rf"the gradient of parameter 1 .*{says}"):
+        made(params, lr=1.0, differentiable=True).step()
+    assert torch.equal(params[0], torch.ones(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("theta", "grad"), [(torch.float32, torch.complex64), (torch.complex64, torch.float32)]
+)
+def test_complex_gradient_of_a_real_table(theta: torch.dtype, grad: torch.dtype) -> None:
+    p = nn.Parameter(torch.ones(4, 3, dtype=theta))
+    p.grad_dtype = None
+    p.grad = coo([[0, 1]], torch.ones(2, 3, dtype=grad), (4, 3))
+    with pytest.raises(UsageError, match=rf"is of {grad}, and the parameter of {theta}"):
+        tw.SGD([p], lr=1.0).step()
 
 
 def test_table_without_rows_has_none_to_touch() -> None:

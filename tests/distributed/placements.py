@@ -160,6 +160,20 @@ def lookahead(world: World) -> None:
     assert_fused(pair.optimizer)
 
 
+def learned_through(name: str, world: World) -> None:
+    """Gradients flow through a step, and noise is that of one process."""
+    rule = tw.chain(tw.noise, tw.adam) if name == "noise" else tw.adam
+    found: list[tuple[Tensor, Tensor]] = []
+    for start in (placed(values(0), Shard(0), world), values(0)):
+        start.requires_grad_()
+        p = start.square()
+        p.grad = 2 * p.detach()
+        tw.Optimizer([p], rule, lr=0.1, differentiable=True).step()
+        whole(p).pow(3).sum().backward()
+        found.append((whole(p.detach()), whole(start.grad)))
+    torch.testing.assert_close(*found, rtol=0, atol=TOLERANCE)
+
+
 def changes_are_noticed(world: World) -> None:
     """What is put in place of a shard, or of a state, is what is trained from then on."""
     pair = Pair(world, Shard(0))
@@ -262,6 +276,8 @@ CHECKS: Mapping[str, Check] = {
     "beside others": partial(beside_others, "fused"),
     "beside others, by torch": partial(beside_others, "eager"),
     "lookahead": lookahead,
+    "learned through": partial(learned_through, "Adam"),
+    "learned through, noise": partial(learned_through, "noise"),
     "changes are noticed": changes_are_noticed,
     "one process may look": one_process_may_look,
     "bound once": bound_once,

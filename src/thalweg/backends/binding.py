@@ -226,13 +226,10 @@ def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[in
                 f"{what}{name(i)} is conjugated only when it is read, so that it cannot be "
                 "written: use what its resolve_conj() returns."
             )
-        if memory.plain(here) and here.numel():
-            begin, end = memory.span(here)
-            storage = here.untyped_storage()
-            held = storage.data_ptr()
-            if not begin or end > held + storage.nbytes():
-                raise UsageError(
-                    f"{what}{name(i)} has been freed: its storage has {storage.nbytes()} bytes "
-                    f"and {here.numel()} elements of {x.dtype} do not fit. Give it memory before "
-                    "the step, or take it out of the optimizer."
-                )
+        if memory.plain(here) and memory.freed(here):
+            raise UsageError(
+                f"{what}{name(i)} has been freed: its storage has "
+                f"{here.untyped_storage().nbytes()} bytes and {here.numel()} elements of "
+                f"{x.dtype} do not fit. Give it memory before the step, or take it out of the "
+                "optimizer."
+            )

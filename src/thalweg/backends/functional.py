@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.backends import local
 from thalweg.rules import philox
 from thalweg.rules.reference import MEANING
 from thalweg.rules.tracing import Trace
@@ -57,10 +58,9 @@ def step(trace: Trace, values: Mapping[str, Tensor | float], *, stream: int) -> 
                 found[e] = known[e.name]
             case "normal":
                 seed, t = (int(found[a]) for a in e.operands)
-                g = known["g"]
-                index = torch.arange(g.numel(), device=g.device)
+                index = local.positions(theta)
                 draws = philox.normal(torch, index, seed=seed, t=t, stream=stream)
-                found[e] = draws.to(g.dtype).view(g.shape)
+                found[e] = local.spread(draws.to(known["g"].dtype), theta)
             case _:
                 found[e] = _TORCH[e.op](*(found[a] for a in e.operands))
     return {name: _like(found[e], values[name]) for name, e in outputs.items()}

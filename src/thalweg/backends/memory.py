@@ -17,7 +17,17 @@ from torch import Tensor
 
 from thalweg.backends import local
 
-__all__ = ["apart", "filled", "layout", "overlaps_itself", "plain", "read_only", "span", "tangled"]
+__all__ = [
+    "apart",
+    "filled",
+    "freed",
+    "layout",
+    "overlaps_itself",
+    "plain",
+    "read_only",
+    "span",
+    "tangled",
+]
 
 _HUGE = 1 << 21
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -38,6 +48,15 @@ def span(x: Tensor) -> tuple[int, int]:
         return begin, begin
     last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
     return begin, begin + (last + 1) * x.element_size()
+
+
+def freed(x: Tensor) -> bool:
+    """Whether a plain tensor has more elements than its storage has memory for."""
+    if not x.numel():
+        return False
+    begin, end = span(x)
+    storage = x.untyped_storage()
+    return not begin or end > storage.data_ptr() + storage.nbytes()
 
 
 def overlaps_itself(x: Tensor) -> bool:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.backends import eager, fused, team
+from thalweg.backends import eager, fused, memory, team
 from thalweg.backends.binding import examine
 from thalweg.backends.fused import _DTYPES, Pass  # pyright: ignore[reportPrivateUsage]
 from thalweg.backends.lowering import buffer_names, noisy
@@ -25,7 +25,7 @@ from thalweg.backends.rows import rows_kernel
 from thalweg.errors import UsageError
 from thalweg.rules.vocabulary import Expr, const, node, symbol, walk
 
-__all__ = ["SparseBound", "untouched_stay"]
+__all__ = ["SparseBound", "dense", "untouched_stay"]
 
 _ALONE = 1 << 18
 """Bytes up to which one thread is done before others would have begun."""
@@ -131,6 +131,8 @@ class SparseBound:
         refused = "" if self._backend == "eager" else fused.refusal(theta, entries.values, states)
         if refused is None and not all(x.is_contiguous() for x in (theta, *states)):
             refused = "its gradient is sparse, and not all of its rows are without gaps"
+        if refused is None and _are_of(entries.values, (theta, *states)):
+            refused = "the rows of its gradient are its own or a state's, in another order"
         self.fused[i] = refused is None
         if refused is None:
             return _Rows(program, tensors, entries, self._streams[i])
@@ -145,6 +147,21 @@ class SparseBound:
                 "do not know in the rows of a sparse gradient: make it dense, or leave out noise."
             )
         return partial(_gathered, program, tensors, entries, self._streams[i])
+
+
+def dense(grad: Any, theta: Tensor, name: Callable[[], str]) -> Tensor:
+    """A sparse gradient with all rows.
+
+    Raises:
+        UsageError: it does not fit its parameter.
+    """
+    _examine(theta, grad, name)
+    return _entries(grad, name).listed(grad.shape).to_dense()
+
+
+def _are_of(values: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Whether the entries' memory is that of a tensor, whose rows change while they are read."""
+    return values.numel() > 0 and memory.span(values) in map(memory.span, tensors)
 
 
 def _examine(theta: Tensor, grad: Any, name: Callable[[], str]) -> None:
@@ -167,6 +184,11 @@ def _examine(theta: Tensor, grad: Any, name: Callable[[], str]) -> None:
             f"the gradient of {name()} is of {grad.dtype} on {grad.device}, and it has to be of "
             f"{wanted} on {theta.device}: convert the parameter and its gradient together."
         )
+    if grad.is_complex() is not theta.is_complex():
+        raise UsageError(
+            f"the gradient of {name()} is of {grad.dtype}, and the parameter of {theta.dtype}: "
+            "both have to be complex or neither."
+        )
 
 
 @dataclass(frozen=True)
@@ -183,14 +205,28 @@ class _Entries:
     values: Tensor
     numbers: NDArray[np.int64]
 
+    def listed(self, shape: torch.Size) -> Tensor:
+        """The gradient, which torch takes for one that may have a row more than once.
+
+        It may have been told that each is there once, and that need not be true.
+        """
+        return torch.sparse_coo_tensor(  # pyright: ignore
+            self.indices, self.values, shape, is_coalesced=False, check_invariants=False
+        )
+
 
 def _entries(grad: Tensor, name: Callable[[], str]) -> _Entries:
     """The entries of a gradient.
 
     Raises:
-        UsageError: one is of a row that the parameter does not have.
+        UsageError: one is of a row that the parameter does not have, or their memory is gone.
     """
     indices, values = grad._indices(), grad._values()  # pyright: ignore
+    if any(memory.plain(x) and memory.freed(x) for x in (indices, values)):
+        raise UsageError(
+            f"the gradient of {name()} has been freed: the memory of its indices or values is "
+            "less than they need. Clear it, or give it memory before the step."
+        )
     found: NDArray[np.int64] = indices.cpu().numpy()
     sizes = grad.shape[: len(found)]
     try:
@@ -265,14 +301,7 @@ def _gathered(
     numbers: Sequence[float],
 ) -> None:
     """The step of copies of the touched rows by torch's operations; the copies are put back."""
-    # torch may have been told that each row is there once, and it need not be true.
-    grad: Tensor = torch.sparse_coo_tensor(  # pyright: ignore
-        entries.indices,
-        entries.values,
-        tensors["theta"].shape,
-        is_coalesced=False,
-        check_invariants=False,
-    ).coalesce()
+    grad = entries.listed(tensors["theta"].shape).coalesce()
     at = tuple(grad.indices())
     rows = {name: [x[at]] for name, x in tensors.items()}
     eager.step(program, numbers, {**rows, "g": [grad.values()]}, [stream])
