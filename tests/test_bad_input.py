@@ -599,6 +599,19 @@ def test_what_no_kernel_takes_is_named_and_else_trained_by_torch(name: str) -> N
                 assert (other.detach() != 1).all()
 
 
+def test_a_gradient_is_seen_to_be_there_before_its_norm_is_taken() -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = tw.Optimizer([p], tw.chain(tw.clip_norm, tw.sgd), lr=1.0)
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+        before = p.detach().clone()
+        p.grad.untyped_storage().resize_(0)
+        with pytest.raises(tw.UsageError, match=r"the gradient of parameter 0 .* has been freed"):
+            optimizer.step()
+        assert torch.equal(p.detach(), before)
+
+
 @pytest.mark.parametrize("made", [tw.RMSprop, tw.QHAdam, lambda p: tw.Adam(p, weight_decay=0.1)])
 def test_a_sparse_gradient_of_what_is_not_defined_for_it_is_refused(made: Any) -> None:
     p = torch.ones(3, requires_grad=True)

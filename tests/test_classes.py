@@ -299,3 +299,21 @@ def test_decay_that_is_said_not_to_be_decoupled_is_l2(name: str) -> None:
 def test_a_group_has_no_convention_of_its_own() -> None:
     with pytest.raises(tw.UsageError, match="one convention holds for a whole optimizer"):
         tw.Adam([{"params": parameters(), "convention": "keras"}])
+
+
+@pytest.mark.parametrize("convention", ["keras", "torch"])
+def test_sparse_adam_adds_epsilon_where_keras_does(convention: str) -> None:
+    """Before the bias is corrected, unlike `torch.optim.Adam`."""
+    ours, torchs = (torch.ones(6, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    optimizer = CLASSES["Adam"]([ours], lr=0.1, eps=0.01, convention=convention)
+    twin = torch.optim.SparseAdam([torchs], lr=0.1, eps=0.01)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(10):
+        values = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+        rows = torch.tensor([[t % 6, 1, 2]])
+        for p in (ours, torchs):
+            p.grad = torch.sparse_coo_tensor(rows, values, p.shape, check_invariants=True)
+        optimizer.step()
+        twin.step()
+    gap = (ours - torchs).detach().abs().max()
+    assert gap < 1e-12 if convention == "keras" else gap > 1e-3

@@ -1,9 +1,11 @@
 """The torch classes: torch's own trajectories, and everything else a torch optimizer does."""
 
 import copy
+import gc
 import inspect
 import io
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -354,6 +356,40 @@ def test_what_a_user_does_to_the_state_counts(change, backend: str) -> None:
     assert (changed[1] - unchanged[1]).abs().max() > 1e-3
 
 
+def test_what_a_closure_does_to_groups_counts_in_its_step() -> None:
+    ends = []
+    for made in (tw.SGD, torch.optim.SGD):
+        params = parameters()
+        optimizer = made(params[:1], lr=0.1)
+
+        def closure(params=params, optimizer=optimizer) -> float:
+            optimizer.param_groups[0]["lr"] *= 0.5
+            if len(optimizer.param_groups) == 1:
+                optimizer.add_param_group({"params": params[1:]})
+            for p in params:
+                p.grad = torch.ones_like(p)
+            return 1.0
+
+        for _ in range(3):
+            optimizer.step(closure)
+        ends.append(params)
+    assert_close(*ends, 1e-6)
+
+
+def test_a_group_that_is_taken_out_is_let_go() -> None:
+    params = parameters()
+    optimizer = tw.Adam([{"params": params[:1]}, {"params": params[1:]}])
+    train(params, optimizer, range(2))
+    kept = [weakref.ref(p) for p in params[1:]]
+    del optimizer.param_groups[1]
+    for p in params[1:]:
+        del optimizer.state[p]
+    del params[1:], p
+    train(params, optimizer, range(1))
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * len(kept)
+
+
 def test_a_parameter_may_be_exchanged_for_another() -> None:
     ours, torchs = parameters(), parameters()
     for params, made in ((ours, adams("fused")[0]), (torchs, adams("fused")[1])):
@@ -612,6 +648,12 @@ def test_a_group_is_checked_too() -> None:
     assert len(optimizer.param_groups) == 1
 
 
+def test_a_group_without_parameters_is_refused_as_torch_refuses_it() -> None:
+    for made in (tw.Adam, torch.optim.Adam):
+        with pytest.raises(KeyError, match="params"):
+            made([{"lr": 0.1}])
+
+
 def test_a_value_set_on_the_way_is_checked_before_the_step() -> None:
     params = parameters()
     optimizer = tw.Adam(params)
@@ -656,6 +698,20 @@ def test_the_learning_rate_may_be_a_tensor(lr) -> None:
     train(ours, tw.Adam(ours, lr=lr), range(3))
     train(plain, tw.Adam(plain, lr=0.1), range(3))
     assert_close(ours, plain, 1e-12)
+
+
+def test_settings_in_a_list_may_be_changed_in_place() -> None:
+    ends = []
+    for made in (tw.NAdam, torch.optim.NAdam):
+        params = parameters()
+        optimizer = made(params)
+        (group,) = optimizer.param_groups
+        group["betas"] = [0.9, 0.999]
+        train(params, optimizer, range(2))
+        group["betas"][0] = 0.1
+        train(params, optimizer, range(2, 4))
+        ends.append(params)
+    assert_close(*ends, 1e-6)
 
 
 def reference(rule: tw.rules.Rule, steps: range, **settings) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg.backends import Bound, eager, examine, memory
 from thalweg.backends.program import Program
-from thalweg.backends.sparse import SparseBound
+from thalweg.backends.sparse import SparseBound, dense
 from thalweg.backends.watch import Watch
 from thalweg.errors import UsageError
 from thalweg.rules.declaration import State
@@ -219,7 +219,10 @@ class Batch:
             self._bound = SparseBound(self._program, self._buffers, self._streams, backend, name)
             return self._bound.gradient_words
         if self._sparse == "dense":
-            grads = self._dense = [g.to_dense() for g in grads]
+            grads = self._dense = [
+                dense(g, p, partial(name, i))
+                for i, (g, p) in enumerate(zip(grads, self.params, strict=True))
+            ]
         tensors = {**self._buffers, "g": grads}
         self._bound = Bound(self._program, tensors, self._streams, backend, name)
         words = self._bound.gradient_words

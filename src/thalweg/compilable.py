@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 if TYPE_CHECKING:
     from thalweg.optimizer import Optimizer
@@ -43,13 +44,15 @@ def step(optimizer: "Optimizer", closure: Callable[[], Any] | None) -> Any:
     # Autograd is to follow the step, or the closure is called at a point that the step finds, or a
     # scaler has set numbers on the optimizer, which an operation would see too late.
     alone = any(g.get("differentiable") or g.get("lookahead") for g in known.groups)
+    every = [p for group in known.groups for p in group["params"]]
+    # torch does not know how an operation that is not its own acts on distributed tensors.
+    alone = alone or any(type(p) not in (Tensor, Parameter) for p in every)
     if alone or getattr(optimizer, "found_inf", None) is not None:
         return _plainly(optimizer, closure)
     loss = None
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    every = [p for group in known.groups for p in group["params"]]
     places = [i for i, p in enumerate(every) if p.grad is not None]
     params = [every[i] for i in places]
     if params:
@@ -77,15 +80,18 @@ def _step(  # pyright: ignore[reportUnusedFunction]
         for p, g, i in zip(params, grads, places, strict=True):
             every[i].grad = g
             if p.data_ptr() != every[i].data_ptr():
-                # The compiler may have the operation work on a copy.
+                # The compiler may have the operation work on a copy, which may be newer.
                 elsewhere.append((p, every[i], every[i].detach().clone()))
+                every[i].detach().copy_(p.detach())
         own.take()
     finally:
         for p, g in zip(every, before, strict=True):
             p.grad = g
-    for copy, p, old in elsewhere:
-        copy.copy_(p.detach())
-        p.detach().copy_(old)
+        # Parameters may share memory: all are read before any is put back, the first one last.
+        for copy, p, _ in elsewhere:
+            copy.copy_(p.detach())
+        for _, p, old in reversed(elsewhere):
+            p.detach().copy_(old)
 
 
 @_step.register_fake

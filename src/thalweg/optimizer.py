@@ -16,7 +16,7 @@ from torch.optim import optimizer  # pyright: ignore
 from thalweg import checkpoints, compilable
 from thalweg.backends import checked, functional
 from thalweg.backends.program import Program, program
-from thalweg.backends.sparse import untouched_stay
+from thalweg.backends.sparse import dense, untouched_stay
 from thalweg.batches import Batch, Gathering, begin
 from thalweg.errors import UsageError
 from thalweg.rules.reference import inputs
@@ -76,7 +76,6 @@ class Optimizer(torch.optim.Optimizer):
         self._ran: dict[int, Gathering] = {}
         self._states: list[Any] | None = None
         super().__init__(params, defaults)
-        self.known = compilable.Known(self)
 
     @property
     def state(self) -> Any:  # pyright: ignore
@@ -93,6 +92,16 @@ class Optimizer(torch.optim.Optimizer):
     def state(self, value: Any) -> None:  # pyright: ignore
         self.__dict__["state"] = value
         self._gathering.clear()
+
+    @property
+    def param_groups(self) -> list[Group]:  # pyright: ignore
+        """The groups of parameters; see `torch.optim.Optimizer`."""
+        return self.__dict__["param_groups"]
+
+    @param_groups.setter
+    def param_groups(self, value: list[Group]) -> None:  # pyright: ignore
+        self.__dict__["param_groups"] = value
+        self.known = compilable.Known(self)
 
     def backend_of(self, p: Tensor) -> str | None:
         """What took the parameter's last step: "fused" or "eager"; None if it has taken none."""
@@ -160,7 +169,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             UsageError: a setting of the group is out of range, or is one of the whole optimizer.
         """
-        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        # What is no group is for torch to refuse.
+        if isinstance(param_group, dict) and "params" in param_group:  # pyright: ignore
             if "convention" in param_group:
                 raise UsageError(
                     f"a group has the convention {param_group['convention']!r}, but one convention "
@@ -175,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
         values[[*group].index("params")] = None
         known = self._compiled.get(id(group))
         try:
-            # A learning rate that is a tensor may have been changed in place.
+            # A learning rate that is a tensor may have been changed in place, betas in a list too.
             changed = known is None or known.changing or known.values != values
         except (RuntimeError, ValueError):
             # What is no number need not be comparable with one.
@@ -183,7 +193,7 @@ class Optimizer(torch.optim.Optimizer):
         if known is None or changed:
             rule = self._rule_of(group)
             settings = self._settings_of(group, rule)
-            changing = any(_holds_tensor(v) for v in values)
+            changing = any(_is_mutable(v) for k, v in group.items() if k not in _LISTS)
             trace = rule.trace(settings)
             known = _Compiled(
                 values, changing, trace, program(trace), inputs(settings), _is_followed(group)
@@ -241,6 +251,9 @@ class Optimizer(torch.optim.Optimizer):
             else:
                 with torch.enable_grad():
                     loss = closure()
+        if closure is not None:
+            # It may have changed settings, or added groups.
+            compiled = [self._compile(group) for group in self.param_groups]
         self._take(compiled)
         return loss
 
@@ -266,22 +279,36 @@ class Optimizer(torch.optim.Optimizer):
         self._opt_called = True
         if self._scaled_too_far():
             return
+        if len(self._compiled) != len(compiled):
+            self._forget_others()
         # All that can be wrong is found before anything is changed.
         if not self._same_states():
             self._gathering.clear()
             self._states = [*self.__dict__["state"].values()]
-        given = self._given() if True in [c.needs_norm for c in compiled] else None
         first = 0
-        ready: list[Callable[[], None]] = []
+        gathered: list[tuple[int, Sequence[Batch]]] = []
         for group, c in zip(self.param_groups, compiled, strict=True):
+            gathered.append((first, [] if c.followed else self._batches(group, c, first)))
+            first += len(group["params"])
+        # Only what has been seen to be there can be read for its norm.
+        given = self._given() if True in [c.needs_norm for c in compiled] else None
+        ready: list[Callable[[], None]] = []
+        for group, c, (first, batches) in zip(self.param_groups, compiled, gathered, strict=True):
             numbers = {**c.numbers, **given} if given else c.numbers
             if c.followed:
-                ready.append(partial(self._follow, group, c, numbers, first))
+                grads = _followed(group, c)
+                ready.append(partial(self._follow, group, c, grads, numbers, first))
             else:
-                ready += [batch.ready(numbers) for batch in self._batches(group, c, first)]
-            first += len(group["params"])
+                ready += [batch.ready(numbers) for batch in batches]
         for step in ready:
             step()
+
+    def _forget_others(self) -> None:
+        """Let go of groups that are no longer there, and of their parameters."""
+        there = {id(group) for group in self.param_groups}
+        for kept in (self._compiled, self._gathering, self._ran):
+            for gone in kept.keys() - there:
+                del kept[gone]
 
     def _scaled_too_far(self) -> bool:
         """Divide the gradients by the scale of a `torch.amp.GradScaler`, if it leaves that to us.
@@ -319,7 +346,12 @@ class Optimizer(torch.optim.Optimizer):
         return {"norm": math.hypot(*norms)}
 
     def _follow(
-        self, group: Group, c: "_Compiled", numbers: Mapping[str, float], first: int
+        self,
+        group: Group,
+        c: "_Compiled",
+        grads: Sequence[Tensor | None],
+        numbers: Mapping[str, float],
+        first: int,
     ) -> None:
         """Take a step that autograd follows, or that is to be captured on a device."""
         learned = bool(group.get("differentiable"))
@@ -329,8 +361,8 @@ class Optimizer(torch.optim.Optimizer):
             name: x for name, x in self._values_of(group, rule).items() if isinstance(x, Tensor)
         }
         with torch.set_grad_enabled(learned):
-            for i, p in enumerate(group["params"]):
-                if p.grad is None:
+            for i, (p, grad) in enumerate(zip(group["params"], grads, strict=True)):
+                if grad is None:
                     continue
                 state: dict[str, Any] = self.state[p] if keys else {}
                 begun = {*keys.values()} <= state.keys()
@@ -339,7 +371,7 @@ class Optimizer(torch.optim.Optimizer):
                 t: Any = held.get("t", float(begun)) + 1
                 values: dict[str, Any] = {**numbers, **tensors, **held}
                 # Autograd needs the parameter as it was.
-                values |= {"theta": p.clone() if learned else p, "g": p.grad, "t": t}
+                values |= {"theta": p.clone() if learned else p, "g": grad, "t": t}
                 new = functional.step(c.trace, values, stream=first + i)
                 p.copy_(new.pop("theta"))
                 for name, x in {**new, "t": t}.items():
@@ -440,6 +472,24 @@ def _is_followed(group: Group) -> bool:
     return bool(group.get("capturable")) and not all(p.is_cpu for p in group["params"])
 
 
+def _followed(group: Group, c: "_Compiled") -> list[Tensor | None]:
+    """The gradients of a step that is followed, sparse ones made dense if that is the same."""
+    grads: list[Tensor | None] = [p.grad for p in group["params"]]
+    for i, (p, grad) in enumerate(zip(group["params"], grads, strict=True)):
+        if grad is not None and grad.layout is not torch.strided:
+            name = f"parameter {i} of shape {tuple(p.shape)}"
+            if not untouched_stay(c.program) and _sparsely(c) != "dense":
+                raise UsageError(
+                    f"the gradient of {name} is sparse, and a step that is differentiable or "
+                    "captured is of all rows, which is another one for this rule: make it dense, "
+                    "as with torch.nn.Embedding(..., sparse=False)."
+                )
+            dense(grad, p.detach(), lambda name=name: name)
+            # As it is, for autograd.
+            grads[i] = grad.to_dense()
+    return grads
+
+
 def number_of(value: Any) -> Any:
     """The value, as a number if it is a tensor of one; others show where they are checked."""
     try:
@@ -448,9 +498,12 @@ def number_of(value: Any) -> Any:
         return value
 
 
-def _holds_tensor(value: Any) -> bool:
+_LISTS = ("params", "param_names")
+
+
+def _is_mutable(value: Any) -> bool:
     parts = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
-    return any(isinstance(part, Tensor) for part in parts)
+    return not all(part is None or isinstance(part, float | int | str) for part in parts)
 
 
 @dataclass

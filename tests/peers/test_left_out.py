@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import thalweg as tw
+from thalweg.optim import CLASSES
 from thalweg.rules import chain
 
 jax = pytest.importorskip("jax")
 keras = pytest.importorskip("keras")
 optax = pytest.importorskip("optax")
 
+PAGE = (Path(__file__).parents[2] / "docs/coming-from.md").read_text(encoding="utf-8")
 GRADIENTS = {"a": np.array([3.0, -0.2, 0.5]), "b": np.array([[-4.0], [0.1]])}
 LENGTH = float(np.sqrt(sum((g**2).sum() for g in GRADIENTS.values())))
 
@@ -142,15 +144,69 @@ def test_optax_adadelta_without_a_rate_climbs() -> None:
 def test_arguments_that_have_no_counterpart() -> None:
     """The page lists what optax takes and nothing here does."""
     ours = {n for r in tw.rules.OPTIMIZERS.values() for n in (*r.hypers, *r.flags)}
-    for name, argument in (("adam", "eps_root"), ("adam", "mu_dtype"), ("adamw", "mask")):
+    for name, argument in (("adam", "eps_root"), ("adam", "mu_dtype")):
         assert argument in inspect.signature(getattr(optax, name)).parameters
         assert argument not in ours
 
 
+def told_to_be_missing(test: str) -> set[str]:
+    """The names in the first cell of the row of a test."""
+    (cell,) = re.findall(rf"^\| ([^|]*) \|.*::{test}` \|$", PAGE, re.MULTILINE)
+    return {*re.findall(r"`(\w+)`", cell)}
+
+
+def test_what_keras_alone_has() -> None:
+    theirs = {n for n, made in vars(keras.optimizers).items() if inspect.isclass(made)}
+    # These hold optimizers, or are what all are made from.
+    theirs -= {"LossScaleOptimizer", "MultiOptimizer", "Optimizer", "OptimizerMap"}
+    ours = {name.lower() for name in CLASSES}
+    found = {name for name in theirs if name.lower() not in ours}
+    assert found == told_to_be_missing("test_what_keras_alone_has")
+
+
+def test_what_optax_alone_has() -> None:
+    theirs = {
+        n for n, f in vars(optax).items() if getattr(f, "__module__", "") == "optax._src.alias"
+    }
+    # AdamaxW is Adamax with another decay.
+    ours = {name.lower() for name in CLASSES} | {"adamaxw"}
+    assert theirs - ours == told_to_be_missing("test_what_optax_alone_has")
+
+
+def left_out() -> dict[str, np.ndarray]:
+    """Where a step goes of which `a` decays and `b` does not."""
+    params = {n: torch.ones(g.shape, dtype=torch.float64) for n, g in GRADIENTS.items()}
+    groups = [{"params": [params["a"]]}, {"params": [params["b"]], "weight_decay": 0.0}]
+    optimizer = tw.AdamW(groups, lr=0.1, weight_decay=0.5)
+    for name, p in params.items():
+        p.grad = torch.from_numpy(GRADIENTS[name])
+    optimizer.step()
+    return {name: p.numpy() for name, p in params.items()}
+
+
+def test_variables_are_left_out_of_the_decay_as_in_keras() -> None:
+    variables = [
+        keras.Variable(np.ones(g.shape), dtype="float64", name=n) for n, g in GRADIENTS.items()
+    ]
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5, epsilon=1e-8)
+    optimizer.exclude_from_weight_decay(var_names=["b"])
+    optimizer.apply([keras.ops.convert_to_tensor(g) for g in GRADIENTS.values()], variables)
+    theirs = {n: np.array(v.value) for n, v in zip(GRADIENTS, variables, strict=True)}
+    # The first epsilon is beside nothing smaller than 0.1.
+    assert_equal(left_out(), theirs, 1e-5)
+
+
+def test_parameters_are_left_out_of_the_decay_as_by_a_mask() -> None:
+    params = {name: np.ones_like(g) for name, g in GRADIENTS.items()}
+    masked = optax.adamw(0.1, weight_decay=0.5, mask={"a": True, "b": False})
+    updates, _ = masked.update(GRADIENTS, masked.init(params), params)
+    theirs = {name: params[name] + np.array(updates[name]) for name in params}
+    assert_equal(left_out(), theirs, 1e-12)
+
+
 @pytest.mark.parametrize("library", ["Keras", "optax"])
 def test_every_optimizer_that_a_convention_changes_has_a_row(library: str) -> None:
-    page = (Path(__file__).parents[2] / "docs/coming-from.md").read_text(encoding="utf-8")
-    table = page.partition(f"\n### {library}\n")[2].partition("\n### ")[0]
+    table = PAGE.partition(f"\n### {library}\n")[2].partition("\n### ")[0]
     cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
     told = {name for cell in cells for name in cell.split(", ")}
     rules = tw.rules.OPTIMIZERS.values()

@@ -47,7 +47,8 @@ WRONG = {
     "aggmo:betas=": r"betas is \(''",
     "nag:lookahead=yes": "lookahead is 'yes', but must be False or True",
     "adamax:eps_in=x": "eps_in is 'x', but must be 'nowhere'",
-    "l2": "0 rules among its stages",
+    "l2": r"^'l2' has no optimizer.*'l2\+sgd'",
+    "l2+decay": r"^'l2\+decay' has no optimizer",
     "sgd+adam": "2 rules among its stages",
 }
 

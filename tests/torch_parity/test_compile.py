@@ -302,6 +302,104 @@ def test_a_group_may_be_added_between_compiled_steps() -> None:
     assert torch.equal(*ends)
 
 
+def changed_on_the_way(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for p in params:
+            p.mul_(0.9)
+            p.grad = 0.3 * p.detach() + 1
+    optimizer.step()
+    with torch.no_grad():
+        for p in params:
+            p.clamp_(-0.5, 0.5)
+
+
+def stepped_twice(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    with torch.no_grad():
+        for p in params:
+            p.grad += p
+    optimizer.step()
+
+
+def averaged(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """The average is kept in the last parameter, which is not trained."""
+    *trained, average = params
+    average.grad = None
+    optimizer.step()
+    with torch.no_grad():
+        average.lerp_(sum(p.detach().norm() for p in trained), 0.1)
+
+
+@with_no_leaf
+@pytest.mark.parametrize("act", [changed_on_the_way, stepped_twice, averaged])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when inductor is loaded
+def test_a_step_stands_between_what_is_before_and_after_it(act, backend: str) -> None:
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("there is no compiler of C++")
+    ends = []
+    for wrap in (lambda step: compiled(step, backend), lambda step: step):
+        # torch 2.13 itself loses what is written to a float64 of no dimensions.
+        params = parameters(torch.float64, [(3,), (2, 3), (1,)])
+        optimizer = tw.SGD(params, lr=0.1, momentum=0.9)
+        step = wrap(lambda params=params, optimizer=optimizer: act(params, optimizer))
+        for t in range(4):
+            set_gradients(params, t)
+            step()
+        ends.append(torch.cat([p.detach().flatten() for p in params]))
+    assert_close(*ends, 1e-12)
+
+
+def test_parameters_that_share_memory_are_stepped_in_turn() -> None:
+    ends = []
+    for wrap in (compiled, lambda step: step):
+        whole = parameters(shapes=[(9,)])[0].detach()
+        params = [whole[:6].requires_grad_(), whole[4:].requires_grad_()]
+        optimizer = tw.Adam(params, lr=0.1)
+        step = wrap(optimizer.step)
+        for t in range(4):
+            set_gradients(params, t)
+            step()
+        ends.append(whole)
+    assert torch.equal(*ends)
+
+
+def test_groups_may_be_exchanged_between_compiled_steps() -> None:
+    ends = []
+    for wrap in (compiled, lambda step: step):
+        params = parameters()
+        optimizer = tw.Adam(params[:2], lr=0.1)
+        step = wrap(optimizer.step)
+        for t in range(6):
+            if t == 2:
+                optimizer.param_groups = [{**group} for group in optimizer.param_groups]
+            if t == 4:
+                optimizer.add_param_group({"params": params[2:], "lr": 0.3})
+            set_gradients(params, t)
+            step()
+        ends.append(torch.cat([p.detach().flatten() for p in params]))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("lr", [0.1, -1.0], ids=["a step", "an error"])
+def test_a_step_of_copies_leaves_the_parameters_alone(lr: float) -> None:
+    """A compiler may have what is newer than the parameters, which it writes to them later."""
+    whole = parameters(shapes=[(9,)])[0].detach()
+    params = [whole[:6].requires_grad_(), whole[4:].requires_grad_()]
+    optimizer = tw.SGD(params, lr=0.1)
+    optimizer.param_groups[0]["lr"] = lr
+    before, newer = whole.clone(), 2 * whole
+    copies, grads = [newer[:6], newer[4:]], [torch.ones(6), torch.ones(5)]
+    steps = torch.tensor([1, 1, 1, 1, 2, 2, 1, 1, 1]) if lr > 0 else torch.zeros(9)
+    try:
+        torch.ops.thalweg.step(copies, grads, [0, 1], optimizer.known.name)
+    except tw.UsageError:
+        assert lr < 0
+    assert_close(newer, 2 * before - 0.1 * steps, 1e-6)
+    assert torch.equal(whole, before)
+    assert [p.grad for p in params] == [None, None]
+
+
 def test_a_break_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilable, "step", lambda *_: torch._dynamo.graph_break())
     params = parameters()

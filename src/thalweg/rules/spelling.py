@@ -18,7 +18,12 @@ def parsed(text: str) -> Rule:
         UsageError: a rule or setting that is not known, or a value out of range.
     """
     links = [_link(part) for part in text.split("+")]
-    return links[0] if len(links) == 1 and not links[0].is_stage else chain(*links)
+    if all(link.is_stage for link in links):
+        raise UsageError(
+            f"{text!r} has no optimizer, only what stands beside one: put one behind it, as in "
+            "'l2+sgd', or in front, as in 'adam+decay'."
+        )
+    return links[0] if len(links) == 1 else chain(*links)
 
 
 def _link(text: str) -> Rule:
