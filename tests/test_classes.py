@@ -317,3 +317,11 @@ def test_sparse_adam_adds_epsilon_where_keras_does(convention: str) -> None:
         twin.step()
     gap = (ours - torchs).detach().abs().max()
     assert gap < 1e-12 if convention == "keras" else gap > 1e-3
+
+
+def test_gradients_that_have_no_norm_are_refused_where_it_is_needed() -> None:
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.tensor([1.0, torch.nan, 1.0])
+    with pytest.raises(tw.UsageError, match="the norm of all gradients is nan"):
+        tw.Optimizer([p], tw.chain(tw.clip_norm(1.0), tw.sgd), lr=0.1).step()
+    assert torch.equal(p.detach(), torch.ones(3))

@@ -13,8 +13,9 @@ from torch import Tensor
 from thalweg import rules
 from thalweg.backends.program import Program
 from thalweg.batches import begin
+from thalweg.compiled import Group
 from thalweg.errors import UsageError, unknown
-from thalweg.optimizer import Group, Optimizer, number_of
+from thalweg.optimizer import Optimizer, number_of
 from thalweg.rules.rule import CONVENTIONS, Rule, Setting, Settings, chain
 
 __all__ = ["CLASSES", "DECAYS", "Optimizer"]

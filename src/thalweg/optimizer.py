@@ -2,11 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial, wraps
+from collections.abc import Callable, Sequence
+from functools import wraps
 from operator import is_
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,19 +13,15 @@ from torch.autograd import profiler
 from torch.optim import optimizer  # pyright: ignore
 
 from thalweg import checkpoints, compilable
-from thalweg.backends import checked, functional
-from thalweg.backends.program import Program, program
-from thalweg.backends.sparse import dense, untouched_stay
-from thalweg.batches import Batch, Gathering, begin
+from thalweg.backends import checked
+from thalweg.backends.program import Program
+from thalweg.batches import Batch, Gathering
+from thalweg.compiled import Compiled, Group, compiled
 from thalweg.errors import UsageError
-from thalweg.rules.reference import inputs
+from thalweg.following import Following
 from thalweg.rules.rule import Rule, Setting, Settings
-from thalweg.rules.tracing import Trace
-from thalweg.rules.vocabulary import walk
 
-__all__ = ["Group", "Optimizer", "number_of"]
-
-Group: TypeAlias = dict[str, Any]
+__all__ = ["Optimizer", "number_of"]
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -71,7 +66,7 @@ class Optimizer(torch.optim.Optimizer):
     def start(self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str) -> None:
         self.rule = rule
         self.backend = checked(backend)
-        self._compiled: dict[int, _Compiled] = {}
+        self._compiled: dict[int, Compiled] = {}
         self._gathering: dict[int, Gathering] = {}
         self._ran: dict[int, Gathering] = {}
         self._states: list[Any] | None = None
@@ -121,6 +116,11 @@ class Optimizer(torch.optim.Optimizer):
     def _settings_of(self, group: Group, rule: Rule) -> Settings:
         values = {name: number_of(x) for name, x in self._values_of(group, rule).items()}
         return rule.settings("paper", **values)
+
+    def _tensors_of(self, group: Group) -> dict[str, Tensor]:
+        """The settings that are tensors, which gradients may flow to."""
+        values = self._values_of(group, self._rule_of(group))
+        return {name: x for name, x in values.items() if isinstance(x, Tensor)}
 
     def _keys_of(self, program: Program) -> dict[str, str]:
         """Under which keys the count of steps `t` and the rule's states are kept."""
@@ -179,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
             self._compile({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
-    def _compile(self, group: Group) -> "_Compiled":
+    def _compile(self, group: Group) -> Compiled:
         """The group's program and the numbers of its hyperparameters, as they are now."""
         values = [*group.values()]
         values[[*group].index("params")] = None
@@ -193,11 +193,7 @@ class Optimizer(torch.optim.Optimizer):
         if known is None or changed:
             rule = self._rule_of(group)
             settings = self._settings_of(group, rule)
-            changing = any(_is_mutable(v) for k, v in group.items() if k not in _LISTS)
-            trace = rule.trace(settings)
-            known = _Compiled(
-                values, changing, trace, program(trace), inputs(settings), _is_followed(group)
-            )
+            known = compiled(group, values, rule, settings)
             self._compiled[id(group)] = known
         return known
 
@@ -274,7 +270,7 @@ class Optimizer(torch.optim.Optimizer):
         """Take a step along the gradients that are there."""
         self._take([self._compile(group) for group in self.param_groups])
 
-    def _take(self, compiled: list["_Compiled"]) -> None:
+    def _take(self, compiled: list[Compiled]) -> None:
         # What torch's schedulers look for, to tell whether a step comes before theirs.
         self._opt_called = True
         if self._scaled_too_far():
@@ -296,8 +292,10 @@ class Optimizer(torch.optim.Optimizer):
         for group, c, (first, batches) in zip(self.param_groups, compiled, gathered, strict=True):
             numbers = {**c.numbers, **given} if given else c.numbers
             if c.followed:
-                grads = _followed(group, c)
-                ready.append(partial(self._follow, group, c, grads, numbers, first))
+                numbers = {**numbers, **self._tensors_of(group)}
+                keys, name = self._keys_of(c.program), self._namer(group)
+                held = self.__dict__["state"]
+                ready.append(Following(c, group, keys, held, numbers, first, name))
             else:
                 ready += [batch.ready(numbers) for batch in batches]
         for step in ready:
@@ -343,47 +341,17 @@ class Optimizer(torch.optim.Optimizer):
             # That of a distributed gradient is in parts.
             whole = getattr(norm, "full_tensor", None)  # pyright: ignore
             norms.append(float(norm if whole is None else whole()))  # pyright: ignore
-        return {"norm": math.hypot(*norms)}
-
-    def _follow(
-        self,
-        group: Group,
-        c: "_Compiled",
-        grads: Sequence[Tensor | None],
-        numbers: Mapping[str, float],
-        first: int,
-    ) -> None:
-        """Take a step that autograd follows, or that is to be captured on a device."""
-        learned = bool(group.get("differentiable"))
-        rule = self._rule_of(group)
-        keys = self._keys_of(c.program)
-        tensors = {
-            name: x for name, x in self._values_of(group, rule).items() if isinstance(x, Tensor)
-        }
-        with torch.set_grad_enabled(learned):
-            for i, (p, grad) in enumerate(zip(group["params"], grads, strict=True)):
-                if grad is None:
-                    continue
-                state: dict[str, Any] = self.state[p] if keys else {}
-                begun = {*keys.values()} <= state.keys()
-                begin(state, c.program, keys, p, {**numbers, **tensors})
-                held = {name: state[key] for name, key in keys.items()}
-                t: Any = held.get("t", float(begun)) + 1
-                values: dict[str, Any] = {**numbers, **tensors, **held}
-                # Autograd needs the parameter as it was.
-                values |= {"theta": p.clone() if learned else p, "g": grad, "t": t}
-                new = functional.step(c.trace, values, stream=first + i)
-                p.copy_(new.pop("theta"))
-                for name, x in {**new, "t": t}.items():
-                    if learned and name in keys:
-                        state[keys[name]] = x
-                    elif name in keys:
-                        # A captured step goes on in the memory it was captured with.
-                        state[keys[name]].copy_(x)
+        total = math.hypot(*norms)
+        if math.isnan(total):
+            raise UsageError(
+                "the norm of all gradients is nan, by which none of them can be scaled: look for "
+                "the first loss that is not finite, or leave the stage out that clips by the norm."
+            )
+        return {"norm": total}
 
     @torch.no_grad()
     def _loss_at_gradient_points(
-        self, compiled: list["_Compiled"], closure: Callable[[], Any] | None
+        self, compiled: list[Compiled], closure: Callable[[], Any] | None
     ) -> Any:
         if closure is None:
             raise UsageError(
@@ -418,7 +386,7 @@ class Optimizer(torch.optim.Optimizer):
         states = self.__dict__["state"]
         return len(states) == len(self._states) and all(map(is_, states.values(), self._states))
 
-    def _batches(self, group: Group, c: "_Compiled", first_stream: int) -> list[Batch]:
+    def _batches(self, group: Group, c: Compiled, first_stream: int) -> list[Batch]:
         """The group's parameters that have a gradient, gathered anew only if something changed."""
         known = self._gathering.get(id(group))
         if (
@@ -438,11 +406,9 @@ class Optimizer(torch.optim.Optimizer):
                 self._states = [*self.__dict__["state"].values()]
         return known.batches
 
-    def _gathered(
-        self, group: Group, c: "_Compiled", included: list[bool], *, with_gradients: bool
-    ) -> Gathering:
+    def _namer(self, group: Group) -> Callable[[int], str]:
+        """What an error calls the group's parameter of an index."""
         place = next(i for i, other in enumerate(self.param_groups) if other is group)
-        stream = sum(len(other["params"]) for other in self.param_groups[:place])
         names: Sequence[str] = group.get("param_names") or ()
 
         def name(i: int) -> str:
@@ -450,6 +416,13 @@ class Optimizer(torch.optim.Optimizer):
             which = repr(names[i]) if i < len(names) else f"{i} of group {place}"
             return f"parameter {which} of shape {shape}"
 
+        return name
+
+    def _gathered(
+        self, group: Group, c: Compiled, included: list[bool], *, with_gradients: bool
+    ) -> Gathering:
+        place = next(i for i, other in enumerate(self.param_groups) if other is group)
+        stream = sum(len(other["params"]) for other in self.param_groups[:place])
         return Gathering(
             c.program,
             group["params"],
@@ -459,35 +432,10 @@ class Optimizer(torch.optim.Optimizer):
             self._keys_of(c.program),
             stream,
             checked(self.backend),
-            _sparsely(c) if with_gradients else None,
-            name,
+            c.sparse if with_gradients else None,
+            self._namer(group),
             with_gradients=with_gradients,
         )
-
-
-def _is_followed(group: Group) -> bool:
-    """Whether autograd is to follow the step, or a device to capture it."""
-    if group.get("differentiable"):
-        return True
-    return bool(group.get("capturable")) and not all(p.is_cpu for p in group["params"])
-
-
-def _followed(group: Group, c: "_Compiled") -> list[Tensor | None]:
-    """The gradients of a step that is followed, sparse ones made dense if that is the same."""
-    grads: list[Tensor | None] = [p.grad for p in group["params"]]
-    for i, (p, grad) in enumerate(zip(group["params"], grads, strict=True)):
-        if grad is not None and grad.layout is not torch.strided:
-            name = f"parameter {i} of shape {tuple(p.shape)}"
-            if not untouched_stay(c.program) and _sparsely(c) != "dense":
-                raise UsageError(
-                    f"the gradient of {name} is sparse, and a step that is differentiable or "
-                    "captured is of all rows, which is another one for this rule: make it dense, "
-                    "as with torch.nn.Embedding(..., sparse=False)."
-                )
-            dense(grad, p.detach(), lambda name=name: name)
-            # As it is, for autograd.
-            grads[i] = grad.to_dense()
-    return grads
 
 
 def number_of(value: Any) -> Any:
@@ -496,51 +444,3 @@ def number_of(value: Any) -> Any:
         return float(value.detach()) if isinstance(value, Tensor) else value
     except (TypeError, ValueError, RuntimeError):
         return value
-
-
-_LISTS = ("params", "param_names")
-
-
-def _is_mutable(value: Any) -> bool:
-    parts = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
-    return not all(part is None or isinstance(part, float | int | str) for part in parts)
-
-
-@dataclass
-class _Compiled:
-    """A group's values when it was compiled, its rule's graph, and its hyperparameters' numbers."""
-
-    values: list[Any]
-    changing: bool
-    trace: Trace
-    program: Program
-    numbers: Mapping[str, float]
-    followed: bool
-
-    def __post_init__(self) -> None:
-        self.needs_norm = "norm" in _symbols(self.trace)
-
-
-@lru_cache(maxsize=1024)
-def _symbols(trace: Trace) -> frozenset[str]:
-    """The names of what the step depends on."""
-    return frozenset(e.name for e in walk(trace.step) if e.op == "symbol")
-
-
-_DENSE = {"sgd", "momentum", "nag"}
-_LAZY = {"adam", "amsgrad"}
-
-
-def _sparsely(c: _Compiled) -> str | None:
-    """How a sparse gradient trains its parameter, as `Gathering` names it.
-
-    Rows without a gradient stay as they are with SGD and Adagrad. Of Adam's averages only the
-    touched rows are moved, as `torch.optim.SparseAdam` does it; a velocity moves all rows, and so
-    does torch's.
-    """
-    if untouched_stay(c.program):
-        return "rows"
-    names = {link.link.name for link in c.trace.links}
-    if "theta" in _symbols(c.trace):
-        return None
-    return "rows" if names & _LAZY else "dense" if names & _DENSE else None

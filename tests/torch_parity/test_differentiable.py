@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+import thalweg as tw
 from thalweg import UsageError
 from thalweg.optim import CLASSES
 from torch_parity.paths import MIRRORS, assert_close, noise, parameters, walk
@@ -215,3 +216,27 @@ def test_nothing_flows_through_a_step_that_is_not_followed() -> None:
 
     with pytest.raises(RuntimeError, match="Jacobian mismatch"):
         gradcheck(stepped(cut, {}, held), inputs)
+
+
+def test_what_is_wrong_is_said_before_anything_is_changed() -> None:
+    params = [torch.ones(3).clone(), torch.ones(2).clone()]
+    optimizer = tw.Adam([("a", params[0]), ("b", params[1])], lr=0.1, differentiable=True)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = [p.clone() for p in params]
+    optimizer.state[params[1]]["exp_avg"] = torch.ones(5)
+    with pytest.raises(tw.UsageError, match=r"the state 'm' of parameter 'b' .* has shape \(5,\)"):
+        optimizer.step()
+    assert all(map(torch.equal, params, before))
+
+
+def test_autograd_may_be_sent_away_on_the_way() -> None:
+    p = torch.ones(3, requires_grad=True).clone()
+    optimizer = tw.Adam([p], lr=0.1, differentiable=True)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    with torch.no_grad():
+        optimizer.param_groups[0]["differentiable"] = False
+        optimizer.step()
+    torch.testing.assert_close(p, torch.full((3,), 0.8))

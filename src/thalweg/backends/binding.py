@@ -12,7 +12,7 @@ from thalweg.backends.lowering import noisy
 from thalweg.backends.program import Program
 from thalweg.errors import UsageError, unknown
 
-__all__ = ["BACKENDS", "Bound", "checked", "examine"]
+__all__ = ["BACKENDS", "Bound", "checked", "examine", "gradient_dtype"]
 
 BACKENDS = ("auto", "fused", "eager")
 """`fused`: a compiled pass over memory; `eager`: torch's operations; `auto`: the first that can."""
@@ -166,6 +166,12 @@ def examine(
         )
 
 
+def gradient_dtype(theta: Tensor) -> torch.dtype | None:
+    """The type that a parameter's gradient has to have; None if any will do."""
+    # Only of a leaf can it be another than the parameter's.
+    return getattr(theta, "grad_dtype", theta.dtype) if theta.is_leaf else theta.dtype
+
+
 def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[int], str]) -> None:
     """Raise an error if a gradient or state does not fit its parameter, or memory is gone."""
     theta = tensors["theta"][i]
@@ -192,7 +198,7 @@ def _examine(tensors: Mapping[str, Sequence[Tensor]], i: int, name: Callable[[in
                 f"{what}{name(i)} is on {x.device}, and the parameter on {theta.device}: move the "
                 "model before the optimizer is made, and both together after that."
             )
-        wanted = getattr(theta, "grad_dtype", theta.dtype) if symbol == "g" else None
+        wanted = gradient_dtype(theta) if symbol == "g" else None
         if wanted is not None and x.dtype is not wanted:
             raise UsageError(
                 f"{what}{name(i)} is of {x.dtype}, and it has to be of {wanted}: convert the "

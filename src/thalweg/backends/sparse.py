@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.backends import eager, fused, memory, team
-from thalweg.backends.binding import examine
+from thalweg.backends.binding import examine, gradient_dtype
 from thalweg.backends.fused import _DTYPES, Pass  # pyright: ignore[reportPrivateUsage]
 from thalweg.backends.lowering import buffer_names, noisy
 from thalweg.backends.program import Program
@@ -178,7 +178,7 @@ def _examine(theta: Tensor, grad: Any, name: Callable[[], str]) -> None:
             f"the gradient of {name()} has shape {tuple(grad.shape)}, and the parameter "
             f"{tuple(theta.shape)}: they must be equal. Was one of them resized or replaced?"
         )
-    wanted = getattr(theta, "grad_dtype", theta.dtype) or grad.dtype
+    wanted = gradient_dtype(theta) or grad.dtype
     if grad.dtype is not wanted or grad.device != theta.device:
         raise UsageError(
             f"the gradient of {name()} is of {grad.dtype} on {grad.device}, and it has to be of "
