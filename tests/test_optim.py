@@ -811,3 +811,16 @@ def test_noise_follows_the_groups_order_whether_the_state_was_looked_at_or_not()
         ends.append(torch.stack(params).detach())
     assert torch.equal(*ends)
     assert len(ends[0].unique()) == 6
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam"])
+def test_a_first_step_in_inference_mode_is_any_other(name: str) -> None:
+    ends = []
+    for mode in (torch.inference_mode, torch.no_grad):
+        params = parameters()
+        optimizer = CLASSES[name](params, lr=0.1)
+        with mode():
+            train(params, optimizer, range(2))
+        train(params, optimizer, range(2, 5))
+        ends.append(params)
+    assert all(map(torch.equal, *ends))

@@ -57,6 +57,8 @@ class Gathering:
         UsageError: a parameter, its gradient or its state is not what it should be.
     """
 
+    # What is made here is changed in later steps, which need not be in inference mode too.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __init__(
         self,

@@ -40,7 +40,7 @@ def decay_groups(
 
     Returns:
         Groups with named parameters, in the model's order, each parameter once. A group that
-        would be empty is not there. torch reads names in groups from version 2.6 on.
+        would be empty is not there.
 
     Raises:
         UsageError: `model` is no module, or a pattern of `skip` matches no parameter.
