@@ -220,18 +220,15 @@ class Batch:
         if self._sparse == "rows":
             self._bound = SparseBound(self._program, self._buffers, self._streams, backend, name)
             return self._bound.gradient_words
-        if self._sparse == "dense":
-            grads = self._dense = [
-                dense(g, p, partial(name, i))
-                for i, (g, p) in enumerate(zip(grads, self.params, strict=True))
-            ]
+        if self._sparse == "dense" and grads is not self._dense:
+            # They are made dense, and bound, in each step.
+            return [0] * len(grads)
         tensors = {**self._buffers, "g": grads}
         self._bound = Bound(self._program, tensors, self._streams, backend, name)
         words = self._bound.gradient_words
         fused = zip(self.params, self._bound.fused, strict=True)
         self._written = [p for p, by_kernel in fused if by_kernel]
-        # Dense gradients made of sparse ones are new each time.
-        return [0] * len(words) if self._sparse else words
+        return words
 
     def held(self, *, states: bool) -> list[Tensor]:
         """The parameters, and the states, whose memory has been looked at."""
@@ -261,17 +258,18 @@ class Batch:
             UsageError: a number of the step is not finite, or a sparse gradient does not fit.
         """
         numbers, values = self._numbers(hypers)
+        if self._sparse == "dense":
+            names = self._names.__getitem__
+            self._dense = [dense(p.grad, p, partial(names, i)) for i, p in enumerate(self.params)]
+            self.bind(self._dense, self._backend)
         bound = self._bound
         assert bound is not None
-        grads = [p.grad for p in self.params] if self._sparse or bound.needs_gradients else []
+        grads: list[Any] = self._dense
+        if not grads and bound.needs_gradients:
+            grads = [p.grad for p in self.params]
         if isinstance(bound, SparseBound):
-            run = partial(bound.ready(grads), numbers)
-        elif self._sparse:
-            self.bind(grads, self._backend)
-            run = partial(self._bound, numbers, self._dense)  # pyright: ignore
-        else:
-            run = partial(bound, numbers, grads)
-        return partial(self._step, run, values)
+            return partial(self._step, partial(bound.ready(grads), numbers), values)
+        return partial(self._step, partial(bound, numbers, grads), values)
 
     def _numbers(self, hypers: Mapping[str, float]) -> tuple[Sequence[float], dict[str, float]]:
         """The program's scalars for the next step, and the scalar states after it."""

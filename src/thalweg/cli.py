@@ -2,11 +2,11 @@
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from thalweg.errors import UsageError, unknown
 
@@ -194,6 +194,61 @@ bench = typer.Typer(help="Measure how fast it is, beside torch.", no_args_is_hel
 app.add_typer(bench, name="bench")
 
 
+_Rounds = Annotated[int | None, typer.Option(help="Rounds to time in each cell; else by --seconds")]
+_Seconds = Annotated[float, typer.Option(help="How long to time each cell")]
+_Threads = Annotated[int | None, typer.Option(help="Threads; else torch's choice")]
+_Json = Annotated[
+    Path | None, typer.Option(help="Write everything measured to this file", metavar="FILE")
+]
+_Markdown = Annotated[
+    Path | None,
+    typer.Option(help="Write the tables to a new file, or a page's place for them", metavar="FILE"),
+]
+_Cell = TypeVar("_Cell")
+
+
+def _prepared(
+    threads: int | None, json: Path | None, markdown: Path | None, place: str
+) -> dict[str, str]:
+    """See that all can be written, choose the threads, and describe the machine."""
+    import torch
+
+    from thalweg.bench import machine, record
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}, but must be at least 1.")
+    if json is not None:
+        record.check_writable(json)
+    if markdown is not None:
+        record.check_place(markdown, place)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return machine.description()
+
+
+def _measured(
+    cells: Iterable[_Cell],
+    count: int,
+    line: Callable[[_Cell], str],
+    json: Path | None,
+    written: Callable[[list[_Cell]], str],
+) -> tuple[list[_Cell], bool]:
+    """The cells, each told of and kept as soon as it is there; whether they were stopped."""
+    done: list[_Cell] = []
+    try:
+        for cell in cells:
+            done.append(cell)
+            typer.echo(f"[{len(done)}/{count}] {line(cell)}", err=True)
+            if json is not None:
+                json.write_text(written(done), encoding="utf-8")
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. What has been measured follows.", err=True)
+        if json is not None:
+            json.write_text(written(done), encoding="utf-8")
+        return done, True
+    return done, False
+
+
 @bench.command("step")
 def bench_step(
     optimizers: Annotated[
@@ -206,35 +261,22 @@ def bench_step(
             metavar="LIST",
         ),
     ] = "all",
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds to time in each cell; else by --seconds")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="How long to time each cell")] = 5.0,
-    threads: Annotated[int | None, typer.Option(help="Threads; else torch's choice")] = None,
+    rounds: _Rounds = None,
+    seconds: _Seconds = 5.0,
+    threads: _Threads = None,
     compiled: Annotated[
         bool, typer.Option(help="Beside torch.compile too, up to a minute for each cell")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16")] = "float32",
-    json: Annotated[
-        Path | None, typer.Option(help="Write everything measured to this file", metavar="FILE")
-    ] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the tables to a new file, or a page's place for them", metavar="FILE"
-        ),
-    ] = None,
+    json: _Json = None,
+    markdown: _Markdown = None,
 ) -> None:
     """Time one step of each optimizer, torch's and ours in turn, and what memory allows."""
-    import torch
-
-    from thalweg.bench import machine, record, table
-    from thalweg.bench.cell import Cell, Plan, measured
+    from thalweg.bench import record, table
+    from thalweg.bench.cell import Plan, measured
     from thalweg.bench.shapes import SETS
     from thalweg.rules import OPTIMIZERS
 
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}, but must be at least 1.")
     plan = Plan(
         optimizers=_listed(optimizers, OPTIMIZERS),
         shapes=_listed(shapes, SETS),
@@ -243,29 +285,14 @@ def bench_step(
         seconds=seconds,
         compiled=compiled,
     )
-    if json is not None:
-        record.check_writable(json)
-    if markdown is not None:
-        record.check_place(markdown)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    facts = machine.description()
-    cells: list[Cell] = []
-
-    def keep() -> None:
-        if json is not None:
-            json.write_text(record.as_json(plan, facts, cells), encoding="utf-8")
-
-    stopped = False
-    try:
-        for cell in measured(plan):
-            cells.append(cell)
-            typer.echo(f"[{len(cells)}/{len(plan.cells())}] {table.line(cell)}", err=True)
-            keep()
-    except KeyboardInterrupt:
-        stopped = True
-        typer.echo("\nStopped. What has been measured follows.", err=True)
-        keep()
+    facts = _prepared(threads, json, markdown, record.MEASURED)
+    cells, stopped = _measured(
+        measured(plan),
+        len(plan.cells()),
+        table.line,
+        json,
+        lambda cells: record.as_json(plan, facts, cells),
+    )
     table.print_tables(plan, facts, cells)
     if markdown is not None:
         record.insert(markdown, table.markdown(plan, facts, cells))
@@ -289,31 +316,18 @@ def bench_sparse(
     entries: Annotated[
         int, typer.Option(help="Entries of a gradient for each of its rows, which are added up")
     ] = 2,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds to time in each cell; else by --seconds")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="How long to time each cell")] = 2.0,
-    threads: Annotated[int | None, typer.Option(help="Threads; else torch's choice")] = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write everything measured to this file", metavar="FILE")
-    ] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the tables to a new file, or a page's place for them", metavar="FILE"
-        ),
-    ] = None,
+    rounds: _Rounds = None,
+    seconds: _Seconds = 2.0,
+    threads: _Threads = None,
+    json: _Json = None,
+    markdown: _Markdown = None,
 ) -> None:
     """Time steps whose gradients have few of a table's rows, and see what the time grows with."""
     from dataclasses import asdict
 
-    import torch
-
-    from thalweg.bench import machine, record, rows_table
+    from thalweg.bench import record, rows_table
     from thalweg.bench.rows import OPTIMIZERS, RowsCell, RowsPlan, growth, measured
 
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}, but must be at least 1.")
     plan = RowsPlan(
         _listed(optimizers, OPTIMIZERS),
         _numbers("tables", tables),
@@ -323,30 +337,17 @@ def bench_sparse(
         rounds=rounds,
         seconds=seconds,
     )
-    if json is not None:
-        record.check_writable(json)
-    if markdown is not None:
-        record.check_place(markdown, "measured: sparse")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    facts = machine.description()
-    cells: list[RowsCell] = []
-    stopped = False
-    try:
-        for cell in measured(plan):
-            cells.append(cell)
-            typer.echo(f"[{len(cells)}/{len(plan.cells())}] {rows_table.line(cell)}", err=True)
-    except KeyboardInterrupt:
-        stopped = True
-        typer.echo("\nStopped. What has been measured follows.", err=True)
-    rows_table.print_tables(plan, facts, cells)
-    if json is not None:
+    place = "measured: sparse"
+    facts = _prepared(threads, json, markdown, place)
+
+    def written(cells: list[RowsCell]) -> str:
         described = [asdict(c) for c in cells]
-        content = record.written(facts, plan=asdict(plan), growth=growth(cells), cells=described)
-        json.write_text(content, encoding="utf-8")
+        return record.written(facts, plan=asdict(plan), growth=growth(cells), cells=described)
+
+    cells, stopped = _measured(measured(plan), len(plan.cells()), rows_table.line, json, written)
+    rows_table.print_tables(plan, facts, cells)
     if markdown is not None:
-        tables_of_all = rows_table.markdown(plan, facts, cells)
-        record.insert(markdown, tables_of_all, "measured: sparse")
+        record.insert(markdown, rows_table.markdown(plan, facts, cells), place)
     if stopped:
         raise typer.Exit(130)
 

@@ -9,42 +9,41 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import Parameter
 
 if TYPE_CHECKING:
     from thalweg.optimizer import Optimizer
 
-__all__ = ["Known", "step"]
+__all__ = ["known", "parameters", "step"]
 
 _optimizers: "WeakValueDictionary[str, Optimizer]" = WeakValueDictionary()
 _numbers = count()
 
 
-class Known:
-    """What a compiled step knows of an optimizer.
+def known(optimizer: "Optimizer") -> str:
+    """A name under which the operation finds the optimizer."""
+    name = f"optimizer {next(_numbers)}"
+    _optimizers[name] = optimizer
+    return name
+
+
+def parameters(optimizer: "Optimizer") -> list[Tensor]:
+    """The parameters of all groups, for code that is traced.
 
     The compiler guards every setting of an optimizer whose `param_groups` it reads by that name, so
     that each learning rate would have it compile anew.
-
-    Attributes:
-        name: under which the operation finds the optimizer.
-        groups: the optimizer's groups.
     """
-
-    def __init__(self, optimizer: "Optimizer") -> None:
-        self.name = f"optimizer {next(_numbers)}"
-        self.groups = optimizer.param_groups
-        _optimizers[self.name] = optimizer
+    return [p for group in optimizer.__dict__["param_groups"] for p in group["params"]]
 
 
 def step(optimizer: "Optimizer", closure: Callable[[], Any] | None) -> Any:
     """`Optimizer.step` as it is traced."""
-    known = optimizer.known
+    groups = optimizer.__dict__["param_groups"]
     # Autograd is to follow the step, or the closure is called at a point that the step finds, or a
     # scaler has set numbers on the optimizer, which an operation would see too late.
-    alone = any(g.get("differentiable") or g.get("lookahead") for g in known.groups)
-    every = [p for group in known.groups for p in group["params"]]
+    alone = any(g.get("differentiable") or g.get("lookahead") for g in groups)
+    every = parameters(optimizer)
     # torch does not know how an operation that is not its own acts on distributed tensors.
     alone = alone or any(type(p) not in (Tensor, Parameter) for p in every)
     if alone or getattr(optimizer, "found_inf", None) is not None:
@@ -57,7 +56,7 @@ def step(optimizer: "Optimizer", closure: Callable[[], Any] | None) -> Any:
     params = [every[i] for i in places]
     if params:
         with torch.no_grad():
-            torch.ops.thalweg.step(params, [p.grad for p in params], places, known.name)
+            torch.ops.thalweg.step(params, [p.grad for p in params], places, optimizer.known)
     return loss
 
 
@@ -66,12 +65,12 @@ def _plainly(optimizer: "Optimizer", closure: Callable[[], Any] | None) -> Any:
     return optimizer.step_plainly(closure)
 
 
-@torch.library.custom_op("thalweg::step", mutates_args=("params",))
+@library.custom_op("thalweg::step", mutates_args=("params",))
 def _step(  # pyright: ignore[reportUnusedFunction]
     params: Sequence[Tensor], grads: Sequence[Tensor], places: Sequence[int], optimizer: str
 ) -> None:
     own = _optimizers[optimizer]
-    every: list[Tensor] = [p for group in own.param_groups for p in group["params"]]
+    every = parameters(own)
     before = [p.grad for p in every]
     elsewhere: list[tuple[Tensor, Tensor, Tensor]] = []
     try:

@@ -127,12 +127,8 @@ class _Mirrored(Optimizer):
             raise unknown("convention", str(convention), CONVENTIONS)
         self.convention = convention
         # torch's Rprop has no weight decay; every class here does.
-        own = (
-            set[str]()
-            if "weight_decay" in self.signature.parameters
-            else {"weight_decay"} & {*kwargs}
-        )
-        more = {name: kwargs.pop(name) for name in own}
+        missing = {"weight_decay"} - self.signature.parameters.keys()
+        more = {name: kwargs.pop(name) for name in missing & kwargs.keys()}
         given = dict(self.signature.bind(*args, **kwargs).arguments)
         params = given.pop("params")
         defaults = self._defaults(given) | more
@@ -144,16 +140,10 @@ class _Mirrored(Optimizer):
             self._step_supports_amp_scaling = True
         if self.mirror.at_once:
             for group in self.param_groups:
-                compiled = self._compile(group)
+                c = self._compile(group)
+                keys, held = self._keys_of(c.program), self.__dict__["state"]
                 for p in group["params"]:
-                    state = self.__dict__["state"][p]
-                    begin(
-                        state,
-                        compiled.program,
-                        self._keys_of(compiled.program),
-                        p,
-                        compiled.numbers,
-                    )
+                    begin(held[p], c.program, keys, p, c.numbers)
 
     def _defaults(self, given: Mapping[str, Any]) -> Group:
         """The settings of a group that has none of its own; torch itself checks what is given."""
@@ -297,9 +287,7 @@ class _Derived(Optimizer):
 
     def _rule_of(self, group: Group) -> Rule:
         assert self.rule is not None
-        decay = _checked_decay(group["decay"])
-        assert decay is not None
-        return _staged(self.rule, decay, maximize=False)
+        return _staged(self.rule, _checked_decay(group["decay"]) or "l2", maximize=False)
 
 
 def _derived(rule: Rule) -> type[Optimizer]:

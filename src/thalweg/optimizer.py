@@ -64,12 +64,14 @@ class Optimizer(torch.optim.Optimizer):
         self.start(params, rule, {**chosen.hypers, **chosen.flags, **options}, backend)
 
     def start(self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str) -> None:
+        """Begin, with groups that have these settings unless they have their own."""
         self.rule = rule
         self.backend = checked(backend)
         self._compiled: dict[int, Compiled] = {}
         self._gathering: dict[int, Gathering] = {}
         self._ran: dict[int, Gathering] = {}
         self._states: list[Any] | None = None
+        self.known = compilable.known(self)
         super().__init__(params, defaults)
 
     @property
@@ -87,16 +89,6 @@ class Optimizer(torch.optim.Optimizer):
     def state(self, value: Any) -> None:  # pyright: ignore
         self.__dict__["state"] = value
         self._gathering.clear()
-
-    @property
-    def param_groups(self) -> list[Group]:  # pyright: ignore
-        """The groups of parameters; see `torch.optim.Optimizer`."""
-        return self.__dict__["param_groups"]
-
-    @param_groups.setter
-    def param_groups(self, value: list[Group]) -> None:  # pyright: ignore
-        self.__dict__["param_groups"] = value
-        self.known = compilable.Known(self)
 
     def backend_of(self, p: Tensor) -> str | None:
         """What took the parameter's last step: "fused" or "eager"; None if it has taken none."""
@@ -134,7 +126,7 @@ class Optimizer(torch.optim.Optimizer):
         self._compiled = {}
         self._gathering = {}
         self._ran = {}
-        self.known = compilable.Known(self)
+        self.known = compilable.known(self)
         for group in self.param_groups:
             # Checkpoints of old versions lack the options that have come since.
             for name, value in self.defaults.items():
@@ -260,9 +252,8 @@ class Optimizer(torch.optim.Optimizer):
         """Clear the gradients; see `torch.optim.Optimizer.zero_grad`."""
         if torch.compiler.is_compiling() and set_to_none:
             # torch's own is not compiled.
-            for group in self.known.groups:
-                for p in group["params"]:
-                    p.grad = None
+            for p in compilable.parameters(self):
+                p.grad = None
         else:
             super().zero_grad(set_to_none)
 

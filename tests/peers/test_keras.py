@@ -1,6 +1,5 @@
 """The convention of Keras against Keras 3, in float64 on its JAX backend."""
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,11 +16,12 @@ from peers.walks import (
     Walk,
     Walker,
     data,
+    elsewhere,
     faults,
     gradient,
     in_numpy,
     in_torch,
-    without,
+    needed,
 )
 from thalweg.rules import Rule
 from thalweg.rules.rule import Setting
@@ -103,17 +103,11 @@ def test_agrees(peer: Peer, walker: Walker) -> None:
 
 @pytest.mark.parametrize(("rule", "datum"), data("keras"), ids=str)
 def test_every_datum_is_needed(rule: Rule, datum: str) -> None:
-    broken = [
-        replace(peer, rule=without(rule, "keras", datum))
-        for peer in PEERS.values()
-        if peer.rule is rule
-    ]
-    assert any(faults(peer, "keras", in_numpy, walked, _DEFAULT_RATES) for peer in broken)
+    assert needed(PEERS.values(), "keras", rule, datum, walked, _DEFAULT_RATES)
 
 
 @pytest.mark.parametrize("peer", [p for p in PEERS.values() if p.stage], ids=lambda p: p.name)
 def test_where_weight_decay_stands_is_seen(peer: Peer) -> None:
-    elsewhere = tw.decay if peer.stage is tw.l2 else tw.l2
-    found = faults(replace(peer, stage=elsewhere), "keras", in_numpy, walked, _DEFAULT_RATES)
+    found = faults(elsewhere(peer), "keras", in_numpy, walked, _DEFAULT_RATES)
     # For plain SGD there is no difference.
     assert bool(found) == (peer.name != "sgd")

@@ -5,7 +5,7 @@ weights decay, and no number is at its default; `eps` is large enough to be seen
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -188,3 +188,23 @@ def without(rule: Rule, convention: str, name: str) -> Rule:
 
     links = tuple(replace(link, conventions=rest(link.conventions)) for link in rule.links)
     return replace(rule, links=links, conventions=rest(rule.conventions))
+
+
+def needed(
+    peers: Iterable[Peer],
+    convention: str,
+    rule: Rule,
+    datum: str,
+    theirs: Callable[[str, bool], Walk],
+    rates: Rates,
+) -> bool:
+    """Whether a row of the rule shows it if one datum of the convention is left out."""
+    broken = [
+        replace(peer, rule=without(rule, convention, datum)) for peer in peers if peer.rule is rule
+    ]
+    return any(faults(peer, convention, in_numpy, theirs, rates) for peer in broken)
+
+
+def elsewhere(peer: Peer) -> Peer:
+    """The row with its weight decay on the other side of the rule."""
+    return replace(peer, stage=tw.decay if peer.stage is tw.l2 else tw.l2)

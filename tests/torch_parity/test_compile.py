@@ -392,7 +392,7 @@ def test_a_step_of_copies_leaves_the_parameters_alone(lr: float) -> None:
     copies, grads = [newer[:6], newer[4:]], [torch.ones(6), torch.ones(5)]
     steps = torch.tensor([1, 1, 1, 1, 2, 2, 1, 1, 1]) if lr > 0 else torch.zeros(9)
     try:
-        torch.ops.thalweg.step(copies, grads, [0, 1], optimizer.known.name)
+        torch.ops.thalweg.step(copies, grads, [0, 1], optimizer.known)
     except tw.UsageError:
         assert lr < 0
     assert_close(newer, 2 * before - 0.1 * steps, 1e-6)
