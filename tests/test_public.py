@@ -80,7 +80,7 @@ def test_names_are_the_same_objects_wherever_they_are_taken_from():
     assert thalweg.Task is tasks.Task
     assert thalweg.Data is tasks.Data
     assert thalweg.train is training.train
-    assert thalweg.Epoch is training.Epoch
+    assert thalweg.Record is training.Record
     assert pickle.loads(pickle.dumps(thalweg.Adam)) is thalweg.Adam
 
 

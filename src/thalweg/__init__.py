@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from thalweg.optim import Optimizer as Optimizer
     from thalweg.tasks import Data as Data
     from thalweg.tasks import Task as Task
-    from thalweg.training import Epoch as Epoch
+    from thalweg.training import Record as Record
     from thalweg.training import train as train
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 # Imported when they are first used: torch alone takes more than a second.
 _LATER = {
     "Data": "thalweg.tasks",
-    "Epoch": "thalweg.training",
+    "Record": "thalweg.training",
     "Optimizer": "thalweg.optim",
     "Task": "thalweg.tasks",
     "decay_groups": "thalweg.groups",

@@ -20,14 +20,14 @@ from thalweg.lab.pool import Event, Started
 from thalweg.lab.store import Store
 from thalweg.lab.study import Result, Status, Study, TaskFacts
 from thalweg.lab.worker import Ended, Progress
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 PLAN = Plan("digits", ("sgd", "qhadam", "momentum"), "paper", None, 1, 32, (0, 1), None)
 FACTS = TaskFacts("digits", "", "accuracy", True, 1, 32, None)
 
 
 def result(run: Run, status: Status = "finished") -> Result:
-    return Result(run, status, "", (Epoch(1, 1, 0.5, 0.5, 0.5, 0.5),), {})
+    return Result(run, status, "", (Record(1, 1, 0.5, 0.5, 0.5, 0.5),), {})
 
 
 def study(*ended: Result, plan: Plan = PLAN) -> Study:

@@ -17,7 +17,7 @@ from thalweg.lab.pool import Started
 from thalweg.lab.study import Result, Status, Study, TaskFacts
 from thalweg.lab.summary import summarize
 from thalweg.lab.worker import Ended, Progress
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -33,8 +33,8 @@ def study(
     return Study(plan, TaskFacts(name, "", "score", higher, 4, 8, None), results, {})
 
 
-def epochs(metric: float, completed: int = 4) -> tuple[Epoch, ...]:
-    return tuple(Epoch(n, 3 * n, 0.25, 0.5, metric, 0.006 * n) for n in range(1, completed + 1))
+def epochs(metric: float, completed: int = 4) -> tuple[Record, ...]:
+    return tuple(Record(n, 3 * n, 0.25, 0.5, metric, 0.006 * n) for n in range(1, completed + 1))
 
 
 def result(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from thalweg.lab.study import Result, TaskFacts
 from thalweg.lab.worker import Ended, Progress, Ready, Unusable
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 HERE = Path(__file__).parent
 
@@ -52,7 +52,7 @@ def pretend(connection, spec):
             do = run.optimizer
             with (HERE / "log").open("a") as log:
                 print(os.getpid(), do, run.seed, file=log)
-            epoch = Epoch(1, 1, 0.5, 0.5, 0.5, 0.5)
+            epoch = Record(1, 1, 0.5, 0.5, 0.5, 0.5)
             connection.send(Progress(run, epoch))
             if do == "dies" or do == "dies once" and first_time(f"run-{run.seed}"):
                 os._exit(3)

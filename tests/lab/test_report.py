@@ -17,7 +17,7 @@ from thalweg.lab.plan import Plan, Run
 from thalweg.lab.report import figures, write_report
 from thalweg.lab.study import Result, Status, Study, TaskFacts
 from thalweg.lab.summary import summarize
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 EPOCHS = 4
 OPTIMIZERS = ("sgd", "adam", "nadam", "rmsprop", "a<b>&\"'")
@@ -26,8 +26,8 @@ CHROMIUM = shutil.which("chromium") or ""
 in_a_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 
 
-def epoch(number: int, quality: float) -> Epoch:
-    return Epoch(
+def epoch(number: int, quality: float) -> Record:
+    return Record(
         epoch=number,
         steps=100 * number,
         train_loss=1 / (number + quality),

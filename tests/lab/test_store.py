@@ -17,7 +17,7 @@ from thalweg.lab.plan import Plan, Run
 from thalweg.lab.report import write_report
 from thalweg.lab.store import Store, check_unused
 from thalweg.lab.study import Result, Study, TaskFacts
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 PLAN = Plan("t.py:task", ("sgd:lr=0.1", "l2+adam"), "keras", 0.3, 2, "full", (0, 5), 0.9)
 FACTS = TaskFacts("dôme", "α to ω", "score", False, 7, 32, None)
@@ -28,7 +28,7 @@ RESULTS = (
         Run("sgd:lr=0.1", 5),
         "finished",
         "",
-        (Epoch(1, 9, 1 / 3, 2 / 3, 0.1, 1e-7), Epoch(2, 18, 1e300, -0.0, 5e-324, 1.5)),
+        (Record(1, 9, 1 / 3, 2 / 3, 0.1, 1e-7), Record(2, 18, 1e300, -0.0, 5e-324, 1.5)),
         SETTINGS,
     ),
     Result(Run("l2+adam", 0), "diverged", "was nan at step 3", (), {"lr": 1e-3}),
@@ -110,7 +110,7 @@ def test_run_cannot_be_kept_twice(tmp_path: Path):
 
 def test_infinite_and_denormal_numbers_survive(tmp_path: Path):
     store = Store.create(tmp_path, PLAN, FACTS, {})
-    epochs = (Epoch(1, 1, math.inf, -math.inf, 5e-324, 0.0),)
+    epochs = (Record(1, 1, math.inf, -math.inf, 5e-324, 0.0),)
     result = replace(RESULTS[0], epochs=epochs, settings={"a": math.inf, "b": -math.inf})
     store.add(result)
     assert store.study().results == (result,)
@@ -119,7 +119,7 @@ def test_infinite_and_denormal_numbers_survive(tmp_path: Path):
 
 def test_nan_in_a_curve_survives(tmp_path: Path):
     store = Store.create(tmp_path, PLAN, FACTS, {})
-    epochs = (Epoch(1, 1, math.nan, math.nan, math.nan, 0.0),)
+    epochs = (Record(1, 1, math.nan, math.nan, math.nan, 0.0),)
     store.add(replace(RESULTS[0], epochs=epochs))
     [epoch] = store.study().results[0].epochs
     assert math.isnan(epoch.train_loss)

@@ -12,7 +12,7 @@ from scipy import stats
 from thalweg.lab.plan import Plan, Run
 from thalweg.lab.study import Result, Status, Study, TaskFacts
 from thalweg.lab.summary import Row, Summary, summarize
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 LOST: dict[str, Status] = {"nan": "diverged", "boom": "failed"}
 Outcome = float | str
@@ -25,9 +25,9 @@ def result(optimizer: str, seed: int, outcome: Outcome) -> Result:
     return Result(Run(optimizer, seed), "finished", "", (epoch(1, 0.1), epoch(2, outcome)), {})
 
 
-def epoch(number: int, metric: float, seconds: float | None = None, steps: int = 10) -> Epoch:
+def epoch(number: int, metric: float, seconds: float | None = None, steps: int = 10) -> Record:
     took = 0.5 * number if seconds is None else seconds
-    return Epoch(number, steps * number, 2 * metric, 3.0, metric, took)
+    return Record(number, steps * number, 2 * metric, 3.0, metric, took)
 
 
 def study(
@@ -241,7 +241,7 @@ def test_seconds_per_step_are_the_median_over_all_epochs():
     assert reached([Result(Run("a", 0), "failed", "boom", (), {})], None).seconds_per_step is None
 
 
-def curve(seconds: Sequence[float]) -> list[Epoch]:
+def curve(seconds: Sequence[float]) -> list[Record]:
     return [epoch(n, 0.5, seconds=math.fsum(seconds[:n])) for n in range(1, len(seconds) + 1)]
 
 

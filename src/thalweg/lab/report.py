@@ -14,7 +14,7 @@ from markupsafe import escape
 
 from thalweg.lab.study import Result, Study
 from thalweg.lab.summary import Summary, summarize
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 __all__ = ["figures", "write_report"]
 
@@ -115,7 +115,7 @@ def _traces(index: int, results: Sequence[Result], quantity: str) -> Iterator[di
 
 
 def _cut_short(index: int, result: Result, quantity: str) -> dict[str, Any]:
-    epochs: tuple[Epoch, ...] = result.epochs
+    epochs: tuple[Record, ...] = result.epochs
     x = {"epochs": [e.epoch for e in epochs], "seconds": [e.seconds for e in epochs]}
     return {
         "type": "scatter",

@@ -12,7 +12,7 @@ from thalweg.errors import UsageError
 from thalweg.lab.plan import Plan, Run
 from thalweg.lab.study import Result, Study, TaskFacts
 from thalweg.rules.rule import Setting
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 __all__ = ["Store", "check_unused"]
 
@@ -169,11 +169,11 @@ class Store:
         """Everything that is stored."""
         c = self._connection
         values = dict(c.execute("SELECT key, value FROM study"))
-        epochs: dict[int, list[Epoch]] = {}
+        epochs: dict[int, list[Record]] = {}
         for run, *numbers in c.execute("SELECT * FROM epochs ORDER BY run, epoch"):
             # SQLite keeps NaN as NULL.
             whole: list[Any] = [math.nan if n is None else n for n in numbers]
-            epochs.setdefault(run, []).append(Epoch(*whole))
+            epochs.setdefault(run, []).append(Record(*whole))
         results = tuple(
             Result(
                 Run(optimizer, seed),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from thalweg.lab.plan import Plan, Run
 from thalweg.tasks import Task
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 __all__ = ["Result", "Status", "Study", "TaskFacts"]
 
@@ -29,7 +29,7 @@ class Result:
     run: Run
     status: Status
     reason: str
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[Record, ...]
     settings: Mapping[str, float | bool | str | tuple[float, ...]]
 
 

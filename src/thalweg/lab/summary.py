@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from thalweg.lab.study import Result, Study
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 __all__ = ["Row", "Summary", "summarize"]
 
@@ -98,8 +98,8 @@ def summarize(study: Study) -> Summary:
 def _row(
     optimizer: str,
     results: Sequence[Result],
-    last: dict[int, Epoch],
-    leader: dict[int, Epoch],
+    last: dict[int, Record],
+    leader: dict[int, Record],
     sign: float,
     target: float | None,
 ) -> Row:
@@ -156,7 +156,7 @@ def _to_target(
     return (None, None) if math.isinf(epochs) else (epochs, seconds)
 
 
-def _paces(epochs: Sequence[Epoch]) -> list[float]:
+def _paces(epochs: Sequence[Record]) -> list[float]:
     starts = [(0, 0.0), *((e.steps, e.seconds) for e in epochs)]
     return [
         (e.seconds - seconds) / (e.steps - steps)

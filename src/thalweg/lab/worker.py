@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from thalweg.errors import UsageError
 from thalweg.lab.plan import Plan, Run
 from thalweg.lab.study import Result, Status, TaskFacts
-from thalweg.training import Epoch
+from thalweg.training import Record
 
 __all__ = ["Ended", "Message", "Order", "Progress", "Ready", "Unusable", "serve"]
 
@@ -37,7 +37,7 @@ class Progress:
     """A run has completed an epoch."""
 
     run: Run
-    epoch: Epoch
+    epoch: Record
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _carried_out(
 
     rule = plan.rule(run)
     settings = rule.settings(plan.convention)
-    epochs: list[Epoch] = []
+    epochs: list[Record] = []
     status: Status = "finished"
     reason = ""
 

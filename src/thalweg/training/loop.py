@@ -6,39 +6,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from thalweg.errors import UsageError
 from thalweg.tasks.task import Data, Task
+from thalweg.training.records import Record
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["DivergenceError", "Epoch", "train"]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training data came to.
-
-    Attributes:
-        epoch: which, from 1.
-        steps: steps of the optimizer since the start.
-        train_loss: mean over the epoch's samples, each taken when it was trained on.
-        validation_loss: of the model as it is after the epoch.
-        metric: the task's metric on the validation data, likewise.
-        seconds: spent on training since the start; evaluation is not in it.
-    """
-
-    epoch: int
-    steps: int
-    train_loss: float
-    validation_loss: float
-    metric: float
-    seconds: float
+__all__ = ["DivergenceError", "train"]
 
 
 class DivergenceError(ArithmeticError):
@@ -54,7 +33,7 @@ def train(
     seed: int = 0,
     reshuffle: bool = True,
     data: Data | None = None,
-) -> Iterator[Epoch]:
+) -> Iterator[Record]:
     """Train a new model of the task and report after every epoch.
 
     Args:
@@ -130,7 +109,7 @@ def train(
                 f"the metric ({task.metric_name}) was {metric:g} after epoch {epoch}"
             )
         train_loss = float(history @ weights / weights.sum())
-        yield Epoch(epoch, steps, train_loss, validation_loss, metric, seconds)
+        yield Record(epoch, steps, train_loss, validation_loss, metric, seconds)
 
 
 def _batches(

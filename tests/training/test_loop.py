@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import thalweg
-from thalweg import Data, Epoch, Task, UsageError, train
+from thalweg import Data, Record, Task, UsageError, train
 from thalweg.training import DivergenceError
 
 N = 20
@@ -124,7 +124,7 @@ def test_batch_descent_is_one_step_per_epoch_on_all_data():
     assert numbers(epochs) == numbers(train(same.task, sgd, batch_size=N))
 
 
-def numbers(epochs: Iterable[Epoch]) -> list[Epoch]:
+def numbers(epochs: Iterable[Record]) -> list[Record]:
     """Everything but the time taken."""
     return [replace(e, seconds=0.0) for e in epochs]
 
@@ -440,7 +440,7 @@ def test_seconds_grow_and_leave_out_evaluation(monkeypatch: pytest.MonkeyPatch):
 
         return spent
 
-    monkeypatch.setattr("thalweg.training.perf_counter", clock)
+    monkeypatch.setattr("thalweg.training.loop.perf_counter", clock)
     loss = spending(0.25, nn.functional.mse_loss)
     epochs = list(train(replace(TASK, loss=loss, metric=spending(0, distance)), sgd))
     assert [e.seconds for e in epochs] == [1.0, 2.0, 3.0]
