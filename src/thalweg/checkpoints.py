@@ -60,6 +60,11 @@ def restored(
         other["params"] = group["params"]
         if "param_names" in group:
             other.setdefault("param_names", group["param_names"])
+        if "schedules" in group:
+            other["schedules"] = group["schedules"]
+            other.setdefault("steps", group["steps"])
+        else:
+            other.pop("steps", None)
     return saved_groups, state
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thalweg import rules
+from thalweg import rules, scheduling
 from thalweg.backends.program import Program
 from thalweg.batches import begin
 from thalweg.compiled import Group
@@ -111,6 +111,7 @@ _MIRRORS: Mapping[str, _Mirror] = {
 class _Mirrored(Optimizer):
     """A drop-in for a class of torch's: its constructor, its groups, its state, its trajectory."""
 
+    has_decay_modes = True
     mirror: ClassVar[_Mirror]
     original: ClassVar[type[torch.optim.Optimizer]]
     signature: ClassVar[inspect.Signature]
@@ -129,12 +130,16 @@ class _Mirrored(Optimizer):
         # torch's Rprop has no weight decay; every class here does.
         missing = {"weight_decay"} - self.signature.parameters.keys()
         more = {name: kwargs.pop(name) for name in missing & kwargs.keys()}
+        # Those that torch puts into pairs, or calls otherwise, may be given one by one.
+        own = {name: kwargs.pop(name) for name in self.mirror.settings.keys() & kwargs.keys()}
         given = dict(self.signature.bind(*args, **kwargs).arguments)
         params = given.pop("params")
-        defaults = self._defaults(given) | more
+        _, schedules = scheduling.split({**given, **more, **own})
+        more, _ = scheduling.split(more)
+        defaults = self._defaults(self._placed(scheduling.split(given)[0], own)) | more
         if _checked_decay(decay) is not None:
             defaults["decay"] = decay
-        self.start(params, None, defaults, backend)
+        self.start(params, None, defaults, backend, schedules)
         if defaults.get("fused"):
             # As in torch: GradScaler leaves it to the optimizer to divide by the scale.
             self._step_supports_amp_scaling = True
@@ -180,6 +185,22 @@ class _Mirrored(Optimizer):
             else:
                 old = defaults[key]
                 defaults[key] = (*old[:index], value, *old[index + 1 :])
+
+    def _placed(self, given: Mapping[str, Any], own: Mapping[str, Any]) -> Group:
+        """What is given, with settings that have names of our own where torch has them."""
+        placed = dict(given)
+        for name, value in scheduling.split(own)[0].items():
+            key, index = self._place(name)
+            if key in given:
+                raise UsageError(
+                    f"{name} is {own[name]!r}, but {key} is given too, which it is part of: give "
+                    "one of them."
+                )
+            if index is not None:
+                old = placed.get(key, self.signature.parameters[key].default)
+                value = (*old[:index], value, *old[index + 1 :])
+            placed[key] = value
+        return placed
 
     def _place(self, name: str) -> tuple[str, int | None]:
         """Under which key of a group, and at which index there, a setting of the rule is."""
@@ -285,6 +306,8 @@ def _mirrored(name: str, mirror: _Mirror) -> type[Optimizer]:
 class _Derived(Optimizer):
     """The class of a rule that torch does not have: weight decay, and the rule's settings."""
 
+    has_decay_modes = True
+
     def _rule_of(self, group: Group) -> Rule:
         assert self.rule is not None
         return _staged(self.rule, _checked_decay(group["decay"]) or "l2", maximize=False)
@@ -310,11 +333,12 @@ def _derived(rule: Rule) -> type[Optimizer]:
         if misspelt is not None:
             raise unknown(f"setting of {rule.title}", misspelt, known)
         given["weight_decay"] = weight_decay
+        given, schedules = scheduling.split(given)
         numbers = {name: number_of(x) for name, x in given.items()}
         chosen = staged.settings(convention, **numbers)
         tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
         defaults = {**chosen.hypers, **chosen.flags, **tensors, "decay": checked}
-        self.start(params, rule, defaults, backend)
+        self.start(params, rule, defaults, backend, schedules)
 
     doc = (
         f"{rule.doc}\n\nSource: {rule.paper}. The settings are those of `thalweg.{rule.name}`;\n"

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from operator import is_
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import profiler
 from torch.optim import optimizer  # pyright: ignore
 
-from thalweg import checkpoints, compilable
+from thalweg import checkpoints, compilable, scheduling
 from thalweg.backends import checked
 from thalweg.backends.program import Program
 from thalweg.batches import Batch, Gathering
@@ -38,7 +38,8 @@ class Optimizer(torch.optim.Optimizer):
             the first that can.
         differentiable: whether gradients are to flow through steps, to learn what is learned
             with; the parameters then must not be leaves that require gradients.
-        settings: hyperparameters and flags of the rule, by name.
+        settings: hyperparameters and flags of the rule, by name. A hyperparameter may be a
+            schedule: a function from the number of the step, counted from 0, to its value.
 
     Raises:
         UsageError: no setting has that name, or a value is out of range.
@@ -59,12 +60,23 @@ class Optimizer(torch.optim.Optimizer):
                 f"rule is {rule!r}, a stage, which moves nothing by itself: put it beside a rule, "
                 f"as in chain({rule!r}, sgd())."
             )
-        chosen = rule.settings(convention, **settings)
+        numbers, schedules = scheduling.split(settings)
+        chosen = rule.settings(convention, **numbers)
         options = {"differentiable": True} if differentiable else {}
-        self.start(params, rule, {**chosen.hypers, **chosen.flags, **options}, backend)
+        defaults = {**chosen.hypers, **chosen.flags, **options}
+        self.start(params, rule, defaults, backend, schedules)
 
-    def start(self, params: Any, rule: Rule | None, defaults: dict[str, Any], backend: str) -> None:
-        """Begin, with groups that have these settings unless they have their own."""
+    def start(
+        self,
+        params: Any,
+        rule: Rule | None,
+        defaults: dict[str, Any],
+        backend: str,
+        schedules: Mapping[str, Callable[[int], float]],
+    ) -> None:
+        """Begin, with groups that have these settings and schedules unless they have their own."""
+        if schedules:
+            defaults = {**defaults, "schedules": dict(schedules), "steps": 0}
         self.rule = rule
         self.backend = checked(backend)
         self._compiled: dict[int, Compiled] = {}
@@ -94,6 +106,17 @@ class Optimizer(torch.optim.Optimizer):
         """What took the parameter's last step: "fused" or "eager"; None if it has taken none."""
         batches = (b for gathering in self._ran.values() for b in gathering.batches)
         return next((found for b in batches if (found := b.backend_of(p))), None)
+
+    has_decay_modes = False
+    """Whether `decay` of a group chooses how weights decay."""
+
+    def check(self, group: Group) -> None:
+        """See that a group's settings are valid.
+
+        Raises:
+            UsageError: one is out of range.
+        """
+        self._settings_of(group, self._rule_of(group))
 
     # What a class that mirrors one of torch's answers differently:
 
@@ -168,6 +191,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"a group has the convention {param_group['convention']!r}, but one convention "
                     "holds for a whole optimizer: make an optimizer for each."
                 )
+            param_group = scheduling.opened(param_group, self.defaults)
             self._compile({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -229,6 +253,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def step_plainly(self, closure: Callable[[], Any] | None) -> Any:
         """`step`, without a compiler."""
+        self._follow_schedules()
         compiled = [self._compile(group) for group in self.param_groups]
         loss = None
         if any(c.program.at is not None for c in compiled):
@@ -259,6 +284,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def take(self) -> None:
         """Take a step along the gradients that are there."""
+        self._follow_schedules()
         self._take([self._compile(group) for group in self.param_groups])
 
     def _take(self, compiled: list[Compiled]) -> None:
@@ -291,6 +317,28 @@ class Optimizer(torch.optim.Optimizer):
                 ready += [batch.ready(numbers) for batch in batches]
         for step in ready:
             step()
+        for group in self.param_groups:
+            if "schedules" in group:
+                group["steps"] += 1
+
+    def _follow_schedules(self) -> None:
+        for group in self.param_groups:
+            if "schedules" in group:
+                scheduling.follow(group)
+                try:
+                    self._compile(group)
+                except UsageError as error:
+                    raise UsageError(f"at step {group['steps']}: {error}") from None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes; see `torch.optim.Optimizer.state_dict`.
+
+        Schedules are not in it: the count of steps says it all.
+        """
+        packed = super().state_dict()
+        for group in packed["param_groups"]:
+            group.pop("schedules", None)
+        return packed
 
     def _forget_others(self) -> None:
         """Let go of groups that are no longer there, and of their parameters."""
