@@ -1,19 +1,17 @@
 """A study as one HTML file that needs neither a server nor a network."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 
 from thalweg.lab.study import Result, Study
 from thalweg.lab.summary import Summary, summarize
+from thalweg.pages import digits, finite, render, setting, write
 from thalweg.training import Record
 
 __all__ = ["figures", "write_report"]
@@ -33,14 +31,7 @@ def write_report(study: Study, path: Path) -> None:
         study: what to report.
         path: the file to write; its folder is made if need be.
     """
-    page = _render(study)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write(_render(study), path)
 
 
 def figures(study: Study, summary: Summary) -> list[dict[str, Any]]:
@@ -78,7 +69,7 @@ def _figure(study: Study, summary: Summary, quantity: str, higher: bool) -> dict
 def _traces(index: int, results: Sequence[Result], quantity: str) -> Iterator[dict[str, Any]]:
     finished = [r.epochs for r in results if r.status == "finished"]
     at_epoch = list(zip(*finished, strict=False))
-    values = [[_finite(getattr(e, quantity)) for e in epochs] for epochs in at_epoch]
+    values = [[finite(getattr(e, quantity)) for e in epochs] for epochs in at_epoch]
     known = [[y for y in ys if y is not None] for ys in values]
     seconds = [fmean(e.seconds for e in epochs) for epochs in at_epoch]
     x = {"epochs": [epochs[0].epoch for epochs in at_epoch], "seconds": seconds}
@@ -120,7 +111,7 @@ def _cut_short(index: int, result: Result, quantity: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "name": f"{_name(result)}, seed {result.run.seed}: {result.status}",
-        "y": [_finite(getattr(e, quantity)) for e in epochs],
+        "y": [finite(getattr(e, quantity)) for e in epochs],
         "customdata": [[e.epoch, e.seconds] for e in epochs],
         "meta": {"optimizer": index, "role": "run", "x": x},
     }
@@ -131,21 +122,7 @@ def _name(result: Result) -> str:
     return str(escape(result.run.optimizer))
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _render(study: Study) -> str:
-    environment = Environment(
-        loader=PackageLoader("thalweg.lab", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    # A package without type stubs; read as data it costs no import either.
-    plotly = files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8")
     plan, summary = study.plan, summarize(study)
     drawn = figures(study, summary)
     looks = [
@@ -153,7 +130,9 @@ def _render(study: Study) -> str:
         for i in range(len(summary.rows))
     ]
     settings = {r.run.optimizer: r.settings for r in reversed(study.results) if r.settings}
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "thalweg.lab",
+        "report.html.j2",
         study=study,
         plan=plan,
         task=study.task,
@@ -172,10 +151,9 @@ def _render(study: Study) -> str:
         settings={o: settings.get(o, {}) for o in plan.optimizers},
         environment={k: v for k, v in study.environment.items() if k != "command"},
         command=study.environment.get("command", ""),
-        digits=_digits,
+        digits=digits,
         places=_places,
-        setting=_setting,
-        plotly=plotly.replace("</script", "<\\/script"),
+        setting=setting,
     )
 
 
@@ -188,22 +166,8 @@ def _problems(study: Study) -> list[tuple[str, str, str, list[Result]]]:
     return [(*key, runs) for key, runs in found.items()]
 
 
-def _digits(value: float, significant: int = 4) -> str:
-    """A number with its trailing zeros, so that those of a column are of one length."""
-    return f"{value:#.{significant}g}".removesuffix(".")
-
-
 def _places(value: float, margin: float | None) -> str:
     """A number to the decimal place that two digits of its margin reach."""
     if not margin or not 1e-6 < margin < 1e6:
-        return _digits(value, 2).replace("-", "\N{MINUS SIGN}")
+        return digits(value, 2).replace("-", "\N{MINUS SIGN}")
     return f"{value:.{max(0, 1 - math.floor(math.log10(margin)))}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _setting(value: float | bool | str | tuple[float, ...]) -> str:
-    """A setting in full: who repeats the study needs every digit."""
-    if isinstance(value, tuple):
-        return ", ".join(_setting(v) for v in value)
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return str(value).removesuffix(".0")
