@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from thalweg.errors import UsageError
-from thalweg.tasks import TASKS, fashion_mnist
+from thalweg.tasks import TASKS, fashion_mnist, idx_images
 from thalweg.tasks.fashion_mnist import task
 
 SIZES = {"train": 30, "t10k": 8}
@@ -36,7 +36,7 @@ def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndar
         (folder / f"{name}-ubyte.gz").write_bytes(content)
         monkeypatch.setitem(fashion_mnist.SHA256, name, sha256(content).hexdigest())
     monkeypatch.setenv("THALWEG_DATA", str(tmp_path))
-    monkeypatch.setattr(fashion_mnist, "VALIDATION", 5)
+    monkeypatch.setattr(idx_images, "VALIDATION", 5)
     return made
 
 

@@ -1,11 +1,15 @@
 """Data files: where they are looked for, that their hash is checked, and the idx format."""
 
 import gzip
+import io
+import lzma
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from hashlib import sha256
+from hashlib import md5, sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -80,7 +84,7 @@ def test_truncated_or_altered_file_is_refused(folder: Path, content: bytes):
 def test_file_missing_in_thalweg_data(folder: Path):
     with pytest.raises(UsageError) as caught:
         read(FILE)
-    assert_says(caught, folder / FILE.path, "does not exist", "THALWEG_DATA", *URLS)
+    assert_says(caught, folder / FILE.path, "does not exist", "part.gz.xz", "THALWEG_DATA", *URLS)
 
 
 def test_thalweg_data_is_not_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -156,6 +160,98 @@ def test_empty_thalweg_data_is_as_unset(cache: Path, monkeypatch: pytest.MonkeyP
     (cache / FILE.path).parent.mkdir(parents=True)
     (cache / FILE.path).write_bytes(CONTENT)
     assert read(FILE) == CONTENT
+
+
+def xz(folder: Path, content: bytes) -> Path:
+    path = folder / f"{FILE.path}.xz"
+    path.write_bytes(content)
+    return path
+
+
+def test_file_compressed_by_xz_is_read(folder: Path):
+    xz(folder, lzma.compress(CONTENT))
+    assert read(FILE) == CONTENT
+
+
+def test_plain_file_goes_before_a_compressed_one(folder: Path):
+    (folder / FILE.path).write_bytes(CONTENT)
+    xz(folder, b"anything")
+    assert read(FILE) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lzma.compress(CONTENT)[:-20], "cannot be decompressed"),
+        (b"", "cannot be decompressed"),
+        (CONTENT, "cannot be decompressed"),
+        (lzma.compress(CONTENT[1:]), sha256(CONTENT[1:]).hexdigest()),
+    ],
+    ids=["truncated", "empty", "not compressed", "altered"],
+)
+def test_compressed_file_that_is_damaged(folder: Path, content: bytes, says: str):
+    path = xz(folder, content)
+    with pytest.raises(UsageError) as caught:
+        read(FILE)
+    assert_says(caught, path, says, "Replace", *URLS)
+
+
+def tarred(**members: bytes) -> bytes:
+    """An archive of files in a folder `Set`, and of the folder."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        folder = tarfile.TarInfo("Set")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"Set/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def in_archive(served: tuple[Path, str], archive: bytes, path: str = "Set/one") -> DataFile:
+    folder, url = served
+    (folder / "set.tar.gz").write_bytes(archive)
+    known = f"md5:{md5(archive).hexdigest()}"
+    return DataFile(path, HASH, (url + "set.tar.gz",), known)
+
+
+def test_file_in_an_archive_is_extracted(cache: Path, served: tuple[Path, str]):
+    file = in_archive(served, tarred(one=CONTENT, two=b"else"))
+    assert read(file) == CONTENT
+    (served[0] / "set.tar.gz").unlink()
+    assert read(file) == CONTENT
+    # The next one needs no download, nor does one that was deleted.
+    other = replace(file, path="Set/two", sha256=sha256(b"else").hexdigest())
+    assert read(other) == b"else"
+    (cache / "Set" / "one").unlink()
+    assert read(file) == CONTENT
+    assert not list(cache.rglob("*.part"))
+
+
+def test_altered_archive_is_refused(cache: Path, served: tuple[Path, str]):
+    file = in_archive(served, tarred(one=CONTENT))
+    (served[0] / "set.tar.gz").write_bytes(tarred(one=CONTENT[1:]))
+    with pytest.raises(UsageError) as caught:
+        read(file)
+    assert_says(caught, *file.urls, "hash", str(file.archive).removeprefix("md5:"))
+    assert not (cache / "Set" / "one").exists()
+
+
+@pytest.mark.parametrize("path", ["Set/other", "Set"])
+def test_archive_without_the_file(cache: Path, served: tuple[Path, str], path: str):
+    file = in_archive(served, tarred(one=CONTENT), path)
+    with pytest.raises(UsageError) as caught:
+        read(file)
+    assert_says(caught, cache / "set.tar.gz", path, "THALWEG_DATA", f"the archive {file.urls[0]}")
+
+
+def test_another_file_in_the_archive_is_refused(cache: Path, served: tuple[Path, str]):
+    file = in_archive(served, tarred(one=CONTENT[1:]))
+    with pytest.raises(UsageError) as caught:
+        read(file)
+    assert_says(caught, cache / "Set" / "one", HASH, sha256(CONTENT[1:]).hexdigest())
 
 
 HEADER = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3])

@@ -16,6 +16,9 @@ __all__ = ["TASKS", "Data", "Task", "check", "load"]
 TASKS: dict[str, str] = {
     "digits": "8x8 handwritten digits, 1,079 to train on; perceptron 64-64-32-10",
     "fashion-mnist": "28x28 images of clothes, 55,000 to train on; perceptron 784-100-100-100-10",
+    "mnist": "28x28 handwritten digits, 55,000 to train on; 2 convolutions, 20,490 parameters",
+    "cifar10": "32x32 photographs, 45,000 to train on; residual network, 1,646,000 parameters",
+    "cifar10-wrn22": "32x32 photographs, 45,000 to train on; wide residual network, 22 layers",
 }
 """The built-in tasks and what they are; each is in the module of its name, with _ for -."""
 

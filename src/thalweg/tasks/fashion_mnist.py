@@ -3,19 +3,14 @@
 H. Xiao, K. Rasul & R. Vollgraf 2017, arXiv:1708.07747. MIT licence, Copyright (c) 2017 Zalando SE.
 """
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from thalweg.tasks import TASKS
 from thalweg.tasks.classification import accuracy, mlp
-from thalweg.tasks.files import DataFile, idx, read
+from thalweg.tasks.idx_images import images
 from thalweg.tasks.task import Data, Task
 
 __all__ = ["data", "model", "task"]
-
-VALIDATION = 5_000
 
 _SOURCES = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -30,35 +25,14 @@ SHA256 = {
 
 
 def data() -> Data:
-    """The images as rows of 784 pixels from 0 to 1 (float32) and classes 0 to 9 (int64).
+    """55,000 images for training, 5,000 for validation and 10,000 for testing.
 
-    The first 55,000 of the training file are for training, its last 5,000 for validation, and
-    the 10,000 of the test file for testing. Where the files are looked for: see
-    `thalweg.tasks.files.read`.
+    They are rows of 784 pixels, as `thalweg.tasks.idx_images.images` reads them.
 
     Raises:
         UsageError: a file cannot be had, or it is not the one that was published.
     """
-    x, y = _pair("train")
-    return Data(
-        train=(x[:-VALIDATION], y[:-VALIDATION]),
-        validation=(x[-VALIDATION:], y[-VALIDATION:]),
-        test=_pair("t10k"),
-    )
-
-
-def _pair(which: str) -> tuple[Tensor, Tensor]:
-    images = _array(f"{which}-images-idx3")
-    labels = _array(f"{which}-labels-idx1")
-    rows = images.reshape(len(images), 784)  # pyright: ignore
-    pixels = np.divide(rows, 255, dtype=np.float32)
-    return torch.as_tensor(pixels), torch.as_tensor(labels.astype(np.int64))
-
-
-def _array(which: str) -> NDArray[np.uint8]:
-    name = f"{which}-ubyte.gz"
-    urls = tuple(source + name for source in _SOURCES)
-    return idx(read(DataFile(f"FashionMNIST/raw/{name}", SHA256[which], urls)), name)
+    return images("FashionMNIST/raw", SHA256, _SOURCES)
 
 
 def model() -> nn.Module:

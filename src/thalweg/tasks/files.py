@@ -3,6 +3,8 @@
 import gzip
 import math
 import os
+import shutil
+import tarfile
 import zlib
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,21 +25,30 @@ class DataFile:
 
     Attributes:
         path: where it is below a folder of data sets, with / between the parts.
-        sha256: of the file as it is on disk, in hexadecimal digits.
+        sha256: of its content, in hexadecimal digits.
         urls: where it can be downloaded, the best source first.
+        archive: where the URLs are of an archive that has the file under its path, a .tar.gz: the
+            archive's hash as pooch writes it, such as `md5:` and hexadecimal digits.
     """
 
     path: str
     sha256: str
     urls: tuple[str, ...]
+    archive: str | None = None
+
+    @property
+    def sources(self) -> str:
+        """Where it can be downloaded, in words."""
+        return ("the archive " if self.archive else "") + " or ".join(self.urls)
 
 
 def read(file: DataFile) -> bytes:
     """The content of a file, once it is certain that it is the one that was published.
 
     It is looked for in the folder that the environment variable THALWEG_DATA names; that may be
-    a folder that torchvision has downloaded to. Where the variable is not set, the file is
-    downloaded once and kept in the user's cache folder.
+    a folder that torchvision has downloaded to. Where only a file with `.xz` after its name is
+    there, that one is decompressed. Where the variable is not set, the file is downloaded once
+    and kept in the user's cache folder.
 
     Raises:
         UsageError: the file is not there or cannot be read or downloaded, or its sha256 is
@@ -45,21 +56,34 @@ def read(file: DataFile) -> bytes:
     """
     folder = os.environ.get("THALWEG_DATA")
     if folder:
-        path = Path(folder).expanduser() / file.path
+        path = plain = Path(folder).expanduser() / file.path
+        if not plain.exists():
+            path = plain.with_name(f"{plain.name}.xz")
         if not path.exists():
             raise UsageError(
-                f"the data file {path} does not exist; THALWEG_DATA is {folder!r}. Download it to "
-                f"that place from {' or '.join(file.urls)}, set THALWEG_DATA to the folder that "
-                f"has {file.path}, or unset THALWEG_DATA to have it downloaded."
+                f"the data file {plain} does not exist, nor does {path.name} beside it; "
+                f"THALWEG_DATA is {folder!r}. Download it to that place from {file.sources}, set "
+                f"THALWEG_DATA to the folder that has {file.path}, or unset THALWEG_DATA to have "
+                "it downloaded."
             )
-        remedy = f"Replace it by a fresh download from {' or '.join(file.urls)}."
+        remedy = f"Replace it by a fresh download from {file.sources}."
     else:
         path = _cached(file)
-        remedy = f"Delete it to have it downloaded again from {' or '.join(file.urls)}."
+        remedy = f"Delete it to have it downloaded again from {file.sources}."
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the data file {path} cannot be read: {error}.") from error
+    if path.suffix == ".xz":
+        # Not every Python is built with it.
+        import lzma
+
+        try:
+            content = lzma.decompress(content)
+        except lzma.LZMAError as error:
+            raise UsageError(
+                f"the data file {path} cannot be decompressed: {error}. {remedy}"
+            ) from error
     found = sha256(content).hexdigest()
     if found != file.sha256:
         raise UsageError(
@@ -78,16 +102,24 @@ def _cached(file: DataFile) -> Path:
             f"{file.path} has to be downloaded, which needs {error.name}: pip install "
             f'"thalweg[lab]". {_by_hand(file)}'
         ) from error
-    path = Path(pooch.os_cache("thalweg")) / file.path
+    cache = Path(pooch.os_cache("thalweg"))
+    path = cache / file.path
     if path.exists():
         return path
     tried = [f"{path}: does not exist"]
+    download = cache / file.urls[0].rpartition("/")[2] if file.archive else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Several processes may want the same file; one of them downloads it for all.
-        with FileLock(f"{path}.lock"):
-            if path.exists() or _downloaded(file, path, tried):
+        with FileLock(f"{download}.lock"):
+            if path.exists():
                 return path
+            if _downloaded(file, download, tried):
+                if download != path:
+                    _extract(download, file.path, path)
+                return path
+    except (KeyError, tarfile.TarError) as error:
+        tried.append(f"{download}: {error}")
     except OSError as error:
         tried.append(f"{path}: cannot be written ({error})")
     places = "\n  ".join(tried)
@@ -102,7 +134,8 @@ def _downloaded(file: DataFile, path: Path, tried: list[str]) -> bool:
 
     for url in file.urls:
         try:
-            pooch.retrieve(url, f"sha256:{file.sha256}", path.name, str(path.parent))  # pyright: ignore
+            known = file.archive or f"sha256:{file.sha256}"
+            pooch.retrieve(url, known, path.name, str(path.parent))  # pyright: ignore
         except ValueError as error:
             reason, _, _ = str(error).partition(". ")
             tried.append(f"{url}: {reason}")
@@ -115,9 +148,20 @@ def _downloaded(file: DataFile, path: Path, tried: list[str]) -> bool:
     return False
 
 
+def _extract(archive: Path, member: str, path: Path) -> None:
+    part = path.with_name(f"{path.name}.part")
+    with tarfile.open(archive) as tar, part.open("wb") as target:
+        source = tar.extractfile(member)
+        if source is None:
+            raise tarfile.TarError(f"{member} is not a file in it")
+        shutil.copyfileobj(source, target)
+    # Whoever does not wait for the lock finds all of it, or nothing.
+    part.replace(path)
+
+
 def _by_hand(file: DataFile) -> str:
     return (
-        f"Or download it yourself from {' or '.join(file.urls)}, put it into a folder of your own "
+        f"Or download it yourself from {file.sources}, put it into a folder of your own "
         f"as {file.path}, and set THALWEG_DATA to that folder; it is not set now."
     )
 

@@ -1,12 +1,13 @@
 """What a task is: data, a model, a loss and a metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from thalweg.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 __all__ = ["Data", "Task"]
@@ -56,6 +57,13 @@ class Task:
         batch_size: samples in a batch, likewise.
         target: the value of the metric whose reaching is timed, likewise.
         about: one line on data and model.
+        augment: from a training batch's inputs and targets, and the generator that all randomness
+            is to come from, to what is trained on.
+        views: test-time augmentation: versions of the inputs whose outputs are averaged.
+        layers: the model's parameters in layer groups, by name, from the input to the output; its
+            children that have parameters unless given.
+        precision: of the model's operations in training and evaluation: "bfloat16" by autocast,
+            where the processor has it.
     """
 
     name: str
@@ -69,3 +77,7 @@ class Task:
     batch_size: int = 32
     target: float | None = None
     about: str = ""
+    augment: "Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None" = None
+    views: "Callable[[Tensor], Iterable[Tensor]] | None" = None
+    layers: "Callable[[nn.Module], Mapping[str, Iterable[nn.Parameter]]] | None" = None
+    precision: Literal["float32", "bfloat16"] = "float32"
