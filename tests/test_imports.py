@@ -15,6 +15,7 @@ SOURCE = Path(thalweg.__file__).parent
 MAY = {
     "errors": set(),
     "rules": {"errors"},
+    "schedules": {"errors"},
     "backends": {"errors", "rules"},
     "batches": {"errors", "rules", "backends"},
     "checkpoints": {"errors"},
@@ -22,17 +23,28 @@ MAY = {
     "compiled": {"errors", "rules", "backends"},
     "following": {"errors", "rules", "backends", "batches", "compiled"},
     "optimizer": {
-        *("errors", "rules", "backends", "batches"),
+        *("errors", "rules", "backends", "batches", "scheduling"),
         *("checkpoints", "compilable", "compiled", "following"),
     },
-    "optim": {"errors", "rules", "backends", "batches", "compiled", "optimizer"},
+    "optim": {
+        *("errors", "rules", "backends", "batches"),
+        *("compiled", "optimizer", "scheduling"),
+    },
     "groups": {"errors"},
     "tasks": {"errors"},
-    "training": {"errors", "rules", "backends", "optim", "tasks", "schedules", "scheduling", "pages"},
-    "lab": {"errors", "rules", "backends", "optim", "tasks", "training"},
+    "pages": {"errors"},
+    "scheduling": {"errors"},
+    "training": {
+        *("errors", "rules", "optimizer", "optim", "tasks"),
+        *("schedules", "scheduling", "pages"),
+    },
+    "lab": {"errors", "rules", "backends", "optim", "tasks", "training", "pages"},
     "warmup": {"errors", "rules", "backends", "optim"},
     "bench": {"errors", "rules", "backends", "batches", "optim"},
-    "cli": {"errors", "rules", "backends", "optim", "tasks", "training", "lab", "bench", "warmup"},
+    "cli": {
+        *("errors", "rules", "backends", "optim", "schedules", "tasks", "training"),
+        *("lab", "bench", "warmup"),
+    },
     "__main__": {"cli"},
 }
 RENAMED = {"train": "training"}

@@ -7,9 +7,10 @@ its title (`thalweg.Adam`).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from thalweg import rules
+from thalweg import rules, schedules
 from thalweg.errors import UsageError, unknown
 from thalweg.rules import Rule, chain, flag, hyper, rule, stage, state
+from thalweg.schedules import Schedule, join, one_cycle, one_cycle_momentum
 
 if TYPE_CHECKING:
     # The drop-in classes have torch's signatures, so this is what they are to a type checker.
@@ -28,30 +29,41 @@ if TYPE_CHECKING:
     from thalweg.optim import Optimizer as Optimizer
     from thalweg.tasks import Data as Data
     from thalweg.tasks import Task as Task
+    from thalweg.training import Phase as Phase
     from thalweg.training import Record as Record
     from thalweg.training import train as train
+    from thalweg.training.range_test import lr_find as lr_find
+    from thalweg.training.range_test import lr_range_test as lr_range_test
 
 __version__ = "0.1.0"
 
 # Imported when they are first used: torch alone takes more than a second.
 _LATER = {
     "Data": "thalweg.tasks",
+    "Phase": "thalweg.training",
     "Record": "thalweg.training",
     "Optimizer": "thalweg.optim",
     "Task": "thalweg.tasks",
     "decay_groups": "thalweg.groups",
+    "lr_find": "thalweg.training.range_test",
+    "lr_range_test": "thalweg.training.range_test",
     "train": "thalweg.training",
     **{r.title: "thalweg.optim" for r in rules.OPTIMIZERS.values()},
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Rule",
+    "Schedule",
     "UsageError",
     "chain",
     "flag",
     "hyper",
+    "join",
+    "one_cycle",
+    "one_cycle_momentum",
     "rule",
     "rules",
+    "schedules",
     "stage",
     "state",
     *_LATER,

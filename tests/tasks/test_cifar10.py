@@ -1,10 +1,7 @@
 """CIFAR-10: which samples are for what, that files are read safely, and the two networks."""
 
-import io
 import lzma
 import os
-import pickle
-import struct
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from cifar10_files import empty, fill, pickled, write
 from thalweg.errors import UsageError
 from thalweg.tasks import TASKS, cifar10_batches
 from thalweg.tasks.cifar10 import task
@@ -21,53 +19,15 @@ from thalweg.tasks.cifar10_wrn22 import task as wide
 from thalweg.tasks.evaluation import casting
 from thalweg.tasks.task import Task
 
-SIZE = 6
-FOLDER = "cifar-10-batches-py"
-
-
-class Python2Pickler(pickle._Pickler):  # pyright: ignore
-    """Writes bytes as the strings they were in Python 2, in which the files were written."""
-
-    dispatch = {  # noqa: RUF012
-        **pickle._Pickler.dispatch,  # pyright: ignore
-        bytes: lambda self, x: self.write(b"T" + struct.pack("<i", len(x)) + x),
-    }
-
-
-def pickled(batch: object) -> bytes:
-    file = io.BytesIO()
-    Python2Pickler(file, protocol=2).dump(batch)
-    return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the files, in which there is none yet."""
-    monkeypatch.setenv("THALWEG_DATA", str(tmp_path))
-    monkeypatch.setattr(cifar10_batches, "VALIDATION", 5)
-    (tmp_path / FOLDER).mkdir()
-    return tmp_path / FOLDER
-
-
-def write(folder: Path, name: str, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / name).write_bytes(content)
-    monkeypatch.setitem(cifar10_batches.SHA256, name, sha256(content).hexdigest())
+    return empty(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
-    """Small files in the place of the real ones, and what is in them."""
-    random = np.random.default_rng(0)
-    made: dict[str, dict[str, object]] = {}
-    for name in cifar10_batches.SHA256:
-        made[name] = {
-            "batch_label": name,
-            "labels": random.integers(0, 10, SIZE).tolist(),
-            "data": random.integers(0, 256, (SIZE, 3072), np.uint8),
-            "filenames": ["a.png"] * SIZE,
-        }
-        write(folder, name, pickled(made[name]), monkeypatch)
-    return made
+    return fill(folder, monkeypatch)
 
 
 def test_first_images_train_and_the_last_validate(batches: dict[str, dict[str, object]]):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import thalweg
 from thalweg import Data, Record, Task, UsageError, train
-from thalweg.training import DivergenceError
+from thalweg.schedules import linear
+from thalweg.training import DivergenceError, Phase, Progress
 
 N = 20
 Factory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -281,7 +282,7 @@ def test_divergence_names_the_step(value: float):
     assert next(epochs).steps == 4
     with pytest.raises(DivergenceError, match=rf"training loss was {value:g} at step 7$"):
         next(epochs)
-    assert calls == 8
+    assert calls == 7
     assert list(epochs) == []
 
 
@@ -303,14 +304,14 @@ def test_divergence_names_the_metric_and_the_epoch(value: float):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"epochs": -1}, "epochs is -1"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": -5}, "batch_size is -5"),
+        ({"epochs": 0}, "epochs is 0, but must be a number of passes above 0"),
+        ({"epochs": -1}, "epochs is -1, but must be a number of passes above 0"),
+        ({"batch_size": 0}, "batch_size is 0, but must be a whole number from 1"),
+        ({"batch_size": -5}, "batch_size is -5, but must be a whole number from 1"),
     ],
 )
-def test_numbers_below_1_are_a_mistake(settings: dict[str, int], says: str):
-    with pytest.raises(UsageError, match=f"{says}, but must be a whole number from 1"):
+def test_numbers_out_of_range_are_a_mistake(settings: dict[str, int], says: str):
+    with pytest.raises(UsageError, match=says):
         next(train(TASK, sgd, **settings))  # pyright: ignore
 
 
@@ -444,3 +445,187 @@ def test_seconds_grow_and_leave_out_evaluation(monkeypatch: pytest.MonkeyPatch):
     loss = spending(0.25, nn.functional.mse_loss)
     epochs = list(train(replace(TASK, loss=loss, metric=spending(0, distance)), sgd))
     assert [e.seconds for e in epochs] == [1.0, 2.0, 3.0]
+
+
+# What else a run may be asked for:
+
+
+def dropping() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def jolted(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return x + torch.randn(x.shape, generator=generator), y
+
+
+def drawing(outputs: Tensor, targets: Tensor) -> Tensor:
+    torch.rand(5)
+    return distance(outputs, targets)
+
+
+EVERYTHING = replace(TASK, model=dropping, augment=jolted, metric=drawing)
+
+
+def final(watched: Watched) -> list[Tensor]:
+    return [x.detach().clone() for x in watched.models[0].state_dict().values()]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [
+        (0.5, [2, 4, 6, 8, 10, 12]),
+        (2, [8, 12]),
+        (0.3, [1, 2, 4, 5, 6, 7, 8, 10, 11, 12]),
+        (0.01, [*range(1, 13)]),
+        (100, [12]),
+    ],
+)
+def test_how_often_it_is_evaluated_does_not_change_the_training(every: float, steps: list[int]):
+    often, plain = Watched(EVERYTHING), Watched(EVERYTHING)
+    options: dict = {"ema": 0.5, "clip_norm": 1.0}
+    found = list(train(often.task, sgd, evaluate_every=every, **options))
+    expected = list(train(plain.task, sgd, **options))
+    assert [r.steps for r in found] == steps
+    assert [r.epoch for r in found] == [s / 4 for s in steps]
+    for a, b in zip(final(often), final(plain), strict=True):
+        assert torch.equal(a, b)
+    assert found[-1].metric == expected[-1].metric
+    # Each tells the loss of the samples since the one before.
+    assert len({r.train_loss for r in found}) == len(found)
+    weighted = sum(
+        r.train_loss * (samples(r.steps) - samples(before))
+        for r, before in zip(found, [0, *steps], strict=False)
+    )
+    assert weighted == pytest.approx(N * sum(r.train_loss for r in expected), rel=1e-6)
+
+
+def samples(steps: int) -> int:
+    return N * (steps // 4) + 6 * (steps % 4)
+
+
+def gentle(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.01)
+
+
+def test_what_augmentation_draws_depends_on_the_seed_alone():
+    drawn: list[list[Tensor]] = [[], [], []]
+
+    def task(into: list[Tensor]) -> Task:
+        def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            into.append(torch.rand(3, generator=generator))
+            return x, y + into[-1].mean()
+
+        return replace(TASK, augment=augment)
+
+    seen = Watched(task(drawn[0]))
+    list(train(seen.task, gentle, seed=1))
+    list(train(replace(task(drawn[1]), model=dropping), gentle, seed=1))
+    list(train(task(drawn[2]), gentle, seed=2))
+    assert len(drawn[0]) == 12
+    assert len({tuple(d.tolist()) for d in drawn[0]}) == 12
+    for a, b, c in zip(*drawn, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+    # What it returns is trained on, and it draws from nothing that the order is drawn from.
+    plain = Watched()
+    list(train(plain.task, gentle, seed=1))
+    for found, batch, by in zip(seen.batches, plain.batches, drawn[0], strict=True):
+        assert torch.equal(found, batch + by.mean())
+
+
+def data_with_a_test() -> Data:
+    given = data()
+    x, y = given.validation
+    return Data(given.train, given.validation, (x * 2, y * 3))
+
+
+def test_test_data_are_looked_at_once_and_only_if_asked_for():
+    looked: list[Tensor] = []
+
+    def metric(outputs: Tensor, targets: Tensor) -> Tensor:
+        looked.append(outputs)
+        return distance(outputs, targets)
+
+    views = lambda x: (x, -x)  # noqa: E731
+    task = replace(TASK, data=data_with_a_test, metric=metric, views=views)
+    assert {(r.test, r.test_tta) for r in train(task, sgd)} == {(None, None)}
+    assert len(looked) == 3
+    watched = Watched(task)
+    *others, last = train(watched.task, sgd, test=True, tta=True)
+    assert {(r.test, r.test_tta) for r in others} == {(None, None)}
+    x, y = data_with_a_test().test or ()
+    with torch.no_grad():
+        plain, turned = watched.models[0](x), watched.models[0](-x)
+        assert last.test == float(distance(plain, y))
+        assert last.test_tta == pytest.approx(float(distance((plain + turned) / 2, y)), rel=1e-6)
+    *_, last = train(task, sgd, test=True)
+    assert last.test is not None
+    assert last.test_tta is None
+
+
+def test_progress_is_told_four_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch):
+    now = 50.0
+
+    def clock() -> float:
+        return now
+
+    def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        nonlocal now
+        now += 0.125
+        return x, y
+
+    monkeypatch.setattr("thalweg.training.loop.perf_counter", clock)
+    told: list[Progress] = []
+    list(train(replace(TASK, augment=augment), sgd, watch=told.append))
+    assert [p.steps for p in told] == [1, 3, 5, 7, 9, 11]
+    assert [p.seconds for p in told] == [0.125 * p.steps for p in told]
+    assert {(p.total, p.epochs) for p in told} == {(12, 3)}
+    assert [p.epoch for p in told] == [p.steps / 4 for p in told]
+    assert {p.settings["lr"] for p in told} == {0.1}
+    assert [p.samples for p in told] == [6 * p.steps for p in told]
+
+
+def test_epochs_and_phases_are_not_both_given():
+    with pytest.raises(UsageError, match="epochs is 3, but phases say how long the run is"):
+        next(train(TASK, sgd, [Phase(1)], epochs=3))
+
+
+def test_a_record_tells_its_phase_and_the_settings_of_its_last_step():
+    lr = linear(0.1, 0.01)
+    phases = [Phase(1), Phase(0.5, lr=lr), Phase(1.5, momentum=0.5)]
+    found = list(train(TASK, sgd, phases))
+    assert [r.phase for r in found] == [0, 2, 2]
+    assert [r.settings["momentum"] for r in found] == [0.9, 0.5, 0.5]
+    found = list(train(TASK, sgd, phases, evaluate_every=0.25))
+    assert [r.phase for r in found] == [0] * 4 + [1] * 2 + [2] * 6
+    assert [r.settings["lr"] for r in found[4:6]] == [lr.over(2)(0), lr.over(2)(1)]
+
+
+def test_a_mistake_in_a_late_phase_is_found_before_the_first_step():
+    watched = Watched()
+    phases = [Phase(1), Phase(1, lr=lambda step: 0.1 if step < 3 else -1.0)]
+    with pytest.raises(UsageError, match="at step 7: "):
+        next(train(watched.task, sgd, phases))
+    assert watched.batches == []
+
+
+def test_all_data_at_once_with_everything():
+    watched = Watched(EVERYTHING)
+    options: dict = {"accumulate": 2, "clip_norm": 1.0, "ema": 0.5, "nonfinite": "skip"}
+    found = list(train(watched.task, sgd, batch_size="full", device="cpu", **options))
+    assert [r.steps for r in found] == [1, 2, 3]
+    assert [len(b) for b in watched.batches] == [N] * 3
+
+
+def test_layers_that_a_task_names_must_hold_every_parameter_once():
+    def layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        first, _, second = model.children()
+        return {"in": list(first.parameters()), "out": list(second.parameters())}
+
+    watched = Watched(replace(TASK, layers=layers))
+    list(train(watched.task, sgd, [Phase(1, freeze="in", lr=(0.1, 0.2))]))
+    assert torch.equal(watched.models[0][0].weight, watched.initial[0])
+    assert not torch.equal(watched.models[0][2].weight, watched.initial[2])
+    half = replace(TASK, layers=lambda model: {"in": layers(model)["in"]})
+    with pytest.raises(UsageError, match="but have 2 of 4"):
+        next(train(half, sgd))

@@ -5,130 +5,202 @@
 # pyright: reportUnknownArgumentType=false
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from thalweg.errors import UsageError
+from thalweg.tasks.evaluation import evaluate
 from thalweg.tasks.task import Data, Task
-from thalweg.training.records import Record
+from thalweg.training.gradients import Gradients
+from thalweg.training.interruption import Interrupted, Signals, signals
+from thalweg.training.keeper import Keeper
+from thalweg.training.nonfinite import DivergenceError, NonfiniteError, amend, check_weights
+from thalweg.training.phases import Phase
+from thalweg.training.recipe import Recipe
+from thalweg.training.records import Progress, Record
+from thalweg.training.run import Run
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
 
-__all__ = ["DivergenceError", "train"]
+__all__ = ["train"]
 
-
-class DivergenceError(ArithmeticError):
-    """The loss or the metric is no longer a finite number."""
+# Seconds between two calls of `watch`.
+_TOLD = 0.25
 
 
 def train(
     task: Task,
-    optimizer: "Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]",
+    optimizer: "Callable[..., torch.optim.Optimizer]",
+    phases: Sequence[Phase] | None = None,
     *,
-    epochs: int | None = None,
+    epochs: float | None = None,
     batch_size: int | Literal["full"] | None = None,
-    seed: int = 0,
-    reshuffle: bool = True,
+    precision: Literal["float32", "bfloat16"] | None = None,
     data: Data | None = None,
+    device: str | None = None,
+    out: "str | PathLike[str] | None" = None,
+    resume: bool = False,
+    force: bool = False,
+    save_every: float = 60.0,
+    watch: Callable[[Progress], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+    **recipe: Any,
 ) -> Iterator[Record]:
-    """Train a new model of the task and report after every epoch.
+    """Train a new model of the task and report at every evaluation.
 
     Args:
         task: what to train.
         optimizer: makes the optimizer of a model's parameters, such as a class of `thalweg`.
+        phases: of the run, one after the other; one phase of `epochs` unless given.
         epochs: passes over the training data; the task's own number unless given.
         batch_size: samples per step: all ("full", batch descent), 1 (stochastic) or some
             (mini-batch); the task's own number unless given.
-        seed: decides the initial weights and the order of the batches, which thus are the same
-            for every optimizer.
-        reshuffle: whether each epoch has an order of its own. Keras, once its seed is set, repeats
-            the first epoch's; that lowers the training loss a little and the accuracy too.
+        precision: as in `Recipe`; the task's own unless given.
         data: the task's data, where they are loaded already.
+        device: what to train on, such as "cuda"; a GPU where there is one, unless given.
+        out: a new folder, in which the run is kept: its records, and snapshots to go on from.
+        resume: go on with the run that `out` holds, as if it had never been interrupted: its
+            records come again, and then those that follow. Without a run there, start one.
+        force: go on though the task, its code or data, or the settings differ; that is recorded.
+        save_every: seconds between two snapshots.
+        watch: is told how far the run is, four times a second at most.
+        about: more entries for the folder's `run.json`.
+        recipe: the other settings of `thalweg.training.Recipe`, such as `seed=1`, `ema=0.999`.
 
     Raises:
-        DivergenceError: a loss or the metric is NaN or infinite; found at the end of an epoch.
-        UsageError: a number of epochs or samples below 1.
+        DivergenceError: the loss, a gradient or the metric is NaN or infinite.
+        Interrupted: Ctrl-C or SIGTERM came; with `out`, a snapshot has been kept.
+        UsageError: a setting is out of range, at whichever step; found before the first one.
+    """
+    data = data or task.data()
+    size = task.batch_size if batch_size is None else batch_size
+    if phases is not None and epochs is not None:
+        raise UsageError(f"epochs is {epochs!r}, but phases say how long the run is.")
+    chosen = Recipe(
+        batch_size=len(data.train[0]) if size == "full" else size,
+        precision=precision or task.precision,
+        **recipe,
+    )
+    phases = [Phase(task.epochs if epochs is None else epochs)] if phases is None else phases
+    run = Run(task, optimizer, phases, chosen, data, device)
+    keeper = Keeper.begin(
+        run,
+        None if out is None else Path(out),
+        resume=resume,
+        force=force,
+        every=save_every,
+        about=about or {},
+    )
+    with signals(wanted=out is not None) as caught:
+        status, reason = "stopped", ""
+        try:
+            yield from keeper.earlier
+            yield from _steps(run, keeper, caught, watch)
+            status = "finished"
+        except (DivergenceError, Interrupted) as error:
+            status = "diverged" if isinstance(error, DivergenceError) else "stopped"
+            reason = str(error)
+            if status == "diverged" and (kept := keeper.earlier_snapshot()):
+                raise DivergenceError(f"{error}. {kept}") from error
+            raise
+        except GeneratorExit:
+            # Whoever takes the records wants no more of them: the run can go on later.
+            keeper.save()
+            raise
+        finally:
+            keeper.end(status, reason)
+
+
+def _steps(
+    run: Run, keeper: Keeper, caught: Signals, watch: Callable[[Progress], None] | None
+) -> Iterator[Record]:
+    task, course, averages, descent = run.task, run.course, run.averages, run.optimizer
+    gradients, batches, due = Gradients(run), run.batches(), run.due
+    first, begun = run.steps, run.seconds
+    told, since = 0.0 if watch else math.inf, perf_counter()
+    run.model.train()
+    while run.recorded < course.total:
+        if run.steps >= due:
+            with caught.raised(keeper.save):
+                numbers = _evaluated(run)
+            # Not within it: what a record has told is counted no more.
+            record = run.recorded_as(*numbers)
+            keeper.record(record)
+            yield record
+            if run.steps == course.total:
+                break
+            due, since = run.due, perf_counter()
+            run.model.train()
+        inputs, targets = next(batches)
+        if task.augment is not None:
+            inputs, targets = task.augment(inputs, targets, run.augmenting)
+        course.follow(run.steps)
+        try:
+            descent.step(gradients.of(inputs, targets))  # pyright: ignore
+        except NonfiniteError:
+            amend(run, gradients)
+        else:
+            run.count(gradients.loss or 0.0, len(targets))
+            averages.after_step()
+        run.steps += 1
+        if run.steps % run.per_epoch == 0:
+            averages.after_epoch(run.steps // run.per_epoch)
+        now = perf_counter()
+        if now < told and now < keeper.due and run.steps < due and caught.received is None:
+            continue
+        run.seconds += now - since
+        if watch is not None and now >= told:
+            seconds, told = run.seconds - begun, now + _TOLD
+            watch(_progress(run, gradients.loss or 0.0, run.steps - first, seconds))
+        if now >= keeper.due or caught.received is not None:
+            keeper.save()
+        if caught.received is not None:
+            raise Interrupted(caught.received)
+        since = perf_counter()
+
+
+def _evaluated(run: Run) -> list[float]:
+    """The validation loss, the metric, and those on the test data, of the weights as they are now.
+
+    What is drawn at random later is left alone.
     """
     import torch
 
-    epochs = task.epochs if epochs is None else epochs
-    x, y = (data := data or task.data()).train
-    size = task.batch_size if batch_size is None else batch_size
-    size = len(x) if size == "full" else size
-    for name, value in (("epochs", epochs), ("batch_size", size)):
-        if not isinstance(value, int) or value < 1:  # pyright: ignore
-            also = ' or "full"' if name == "batch_size" else ""
-            raise UsageError(f"{name} is {value!r}, but must be a whole number from 1{also}.")
-    torch.manual_seed(seed)
-    order = torch.Generator().manual_seed(seed)
-    model = task.model()
-    parameters = list(model.parameters())
-    descent = optimizer(parameters)
-    inputs, targets = x, y
-    losses: list[Tensor] = []
-    taken = 0
-
-    def closure() -> "Tensor":
-        # What zero_grad does, without its bookkeeping.
-        for p in parameters:
-            p.grad = None
-        loss = task.loss(model(inputs), targets)
-        loss.backward()
-        # An optimizer may evaluate more than once; the first time is at the weights as they were.
-        if len(losses) < taken:
-            losses.append(loss.detach().reshape(()))
-        return loss
-
-    seconds, steps = 0.0, 0
-    shuffled = torch.arange(len(x))
-    for epoch in range(1, epochs + 1):
-        model.train()
-        losses.clear()
-        started = perf_counter()
-        if reshuffle or epoch == 1:
-            shuffled = torch.randperm(len(x), generator=order)
-        batches = enumerate(_batches(x, y, shuffled, size), 1)
-        for taken, (inputs, targets) in batches:  # noqa: B007  (the closure reads them)
-            descent.step(closure)  # pyright: ignore
-        seconds += perf_counter() - started
-        history = torch.stack(losses).double()
-        if not history.isfinite().all():
-            first = steps + int(history.isfinite().logical_not().nonzero()[0]) + 1
-            raise DivergenceError(
-                f"the training loss was {history[first - steps - 1]:g} at step {first}"
-            )
-        steps += len(losses)
-        weights = torch.full_like(history, size)
-        weights[-1] = len(targets)
-        validation_loss, metric = evaluate(task, model, data.validation)
+    task, recipe, averages = run.task, run.recipe, run.averages
+    last = run.steps == run.course.total
+    before = torch.get_rng_state()
+    try:
+        check_weights(run)
+        if last:
+            averages.settle(run.x.split(1024))
+        precision = recipe.precision
+        loss, metric = evaluate(task, averages.model, run.validation, precision=precision)
         if not math.isfinite(metric):
             raise DivergenceError(
-                f"the metric ({task.metric_name}) was {metric:g} after epoch {epoch}"
+                f"the metric ({task.metric_name}) was {metric:g} after epoch {run.epoch:g}"
             )
-        train_loss = float(history @ weights / weights.sum())
-        yield Record(epoch, steps, train_loss, validation_loss, metric, seconds)
+        tests: list[float] = []
+        if last and recipe.test and run.data.test is not None:
+            pair = run.there(run.data.test)
+            for tta in (False, True)[: 1 + (recipe.tta and task.views is not None)]:
+                tests.append(evaluate(task, averages.model, pair, tta=tta, precision=precision)[1])
+        return [loss, metric, *tests]
+    finally:
+        torch.set_rng_state(before)
 
 
-def _batches(
-    x: "Tensor", y: "Tensor", order: "Tensor", size: int
-) -> "Iterator[tuple[Tensor, Tensor]]":
-    """The samples in this order, `size` at a time."""
-    # Rows of many small batches are gathered at once: that is one call instead of many.
-    for rows in order.split(size * max(1, 2048 // size)):
-        yield from zip(
-            x.index_select(0, rows).split(size), y.index_select(0, rows).split(size), strict=True
-        )
-
-
-def evaluate(task: Task, model: "nn.Module", pair: "tuple[Tensor, Tensor]") -> tuple[float, float]:
-    """The loss and the metric of a model on a pair of inputs and targets."""
-    import torch
-
-    model.eval()
-    x, y = pair
-    with torch.no_grad():
-        outputs = torch.cat([model(part) for part in x.split(1024)])
-        return float(task.loss(outputs, y)), float(task.metric(outputs, y))
+def _progress(run: Run, loss: float, steps: int, seconds: float) -> Progress:
+    return Progress(
+        steps=run.steps,
+        total=run.course.total,
+        epoch=run.epoch,
+        epochs=run.course.total / run.per_epoch,
+        loss=loss,
+        samples=steps * run.rows,
+        seconds=seconds,
+        settings=run.course.settings(),
+    )

@@ -22,6 +22,7 @@ class Record:
             parameter group.
         test: the metric on the test data; in the last record only, where it is asked for.
         test_tta: likewise, with test-time augmentation.
+        skipped: steps left out since the start because of numbers that are not finite.
     """
 
     epoch: float
@@ -34,6 +35,7 @@ class Record:
     settings: Mapping[str, float] = field(default_factory=dict[str, float], compare=False)
     test: float | None = None
     test_tta: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,232 @@
+"""The course of an optimizer: each of its settings at every step, known before the first."""
+
+# A function might be a tuple too, as a type checker sees it.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from thalweg.errors import UsageError, unknown
+from thalweg.optim import DECAYS, Optimizer
+from thalweg.optimizer import number_of
+from thalweg.scheduling import Place, place, put, released
+from thalweg.training.phases import Phase, Span, Value, as_data, fitted, spans
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Course", "layers_needed"]
+
+_LR: Place = ("lr", None)
+_LISTS = ("params", "param_names")
+_Setter: TypeAlias = tuple[dict[str, Any], Place, Callable[[int], float], int]
+
+
+def layers_needed(phases: Sequence[Phase]) -> bool:
+    """Whether a phase has settings of its own for each layer group."""
+    return any(isinstance(v, tuple) for phase in phases for v in phase.settings.values())
+
+
+class Course:
+    """What every setting of an optimizer is in each step of a run.
+
+    Args:
+        phases: of the run.
+        per_epoch: steps in one pass over the training data.
+        optimizer: as it was made. Schedules that it was given are taken over: they run through all
+            phases that do not say otherwise.
+        layers: the parameters of each layer group by name, from the input to the output.
+        names: the names of all parameters.
+
+    Raises:
+        UsageError: a phase names a setting or layers that are not there, or a value is out of range
+            at some step, or a schedule ends before its phase or the run.
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        per_epoch: int,
+        optimizer: "torch.optim.Optimizer",
+        layers: "Mapping[str, Sequence[nn.Parameter]]",
+        names: "Mapping[nn.Parameter, str]",
+    ) -> None:
+        self.spans = spans(phases, per_epoch)
+        self.total = self.spans[-1].first + self.spans[-1].steps
+        self.scale = 1.0
+        self._optimizer = optimizer
+        self._layers = layers
+        self._wanted = {p: p.requires_grad for p in names}
+        self._frozen = [_frozen(span.phase, layers, names) for span in self.spans]
+        self._throughout = released(optimizer)
+        # A tensor that is a learning rate is changed in place, and so would be what is kept of it.
+        self._base = [
+            {k: v if k in _LISTS else number_of(v) for k, v in group.items()}
+            for group in optimizer.param_groups
+        ]
+        self._setters: list[_Setter] = []
+        self.phase, self.span = 0, self.spans[0]
+        for i, span in enumerate(self.spans):
+            self._check(i, span)
+        self.enter(0)
+
+    def enter(self, step: int) -> None:
+        """Begin with a step, which may be any: set what holds for the whole of its phase."""
+        at = next(i for i, s in enumerate(self.spans) if step < s.first + s.steps)
+        self.phase, self.span = at, self.spans[at]
+        for p, wanted in self._wanted.items():
+            p.requires_grad_(wanted and p not in self._frozen[at])
+        self._setters = []
+        for i, group in enumerate(self._groups):
+            for key, value in self._base[i].items():
+                if key not in _LISTS:
+                    put(group, (key, None), value)
+            if "decay" not in self._base[i]:
+                group.pop("decay", None)
+            if self.span.phase.decay is not None:
+                group["decay"] = self.span.phase.decay
+            if self.scale != 1:
+                put(group, _LR, group["lr"] * self.scale)
+            for where, value, first in self._values(i, at):
+                if callable(value):
+                    self._setters.append((group, where, value, first))
+                else:
+                    put(group, where, value * self.scale if where == _LR else value)
+
+    def follow(self, step: int) -> None:
+        """Set what changes with the step."""
+        if step >= self.span.first + self.span.steps:
+            self.enter(step)
+        for group, where, schedule, first in self._setters:
+            value = schedule(step - first)
+            put(group, where, value * self.scale if where == _LR else value)
+
+    def shrink(self, step: int, factor: float) -> None:
+        """Multiply the learning rate by a factor from a step on."""
+        self.scale *= factor
+        self.enter(step)
+        self.follow(step)
+
+    def settings(self) -> dict[str, float]:
+        """The numbers that the last parameter group has now."""
+        found: dict[str, float] = {}
+        for name, value in self._groups[-1].items():
+            if name == "betas" and len(value) == 2:
+                found |= {"beta1": float(value[0]), "beta2": float(value[1])}
+            elif type(value) in (int, float) or getattr(value, "ndim", None) == 0:
+                found[name] = float(value)
+        return found
+
+    def made_with(self) -> dict[str, Any]:
+        """The settings that the optimizer was made with, as plain data."""
+        groups = [
+            {n: as_data(v) for n, v in {**g, **s}.items() if n not in ("params", "param_names")}
+            for g, s in zip(self._base, self._throughout, strict=True)
+        ]
+        differing = {
+            f"{n} of group {i}": v
+            for i, group in enumerate(groups)
+            for n, v in group.items()
+            if v != groups[0].get(n)
+        }
+        return groups[0] | differing
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups
+
+    def _values(self, i: int, at: int) -> list[tuple[Place, Value, int]]:
+        """Where each setting of a group stands in a phase, what it is, and from which step on."""
+        group, span = self._base[i], self.spans[at]
+        found: dict[Place, tuple[Value, int]] = {
+            place(group, name): (fitted(schedule, self.total), 0)
+            for name, schedule in self._throughout[i].items()
+        }
+        for name, given in span.phase.settings.items():
+            if isinstance(given, tuple) and len(given) != len(self._layers):
+                raise UsageError(
+                    f"{name} in phase {at} has {len(given)} values, but must have one for each of "
+                    f"the {len(self._layers)} layer groups: {', '.join(self._layers)}."
+                )
+            value = given[i] if isinstance(given, tuple) else given
+            found[place(group, name)] = value, span.first
+        return [(where, *pair) for where, pair in found.items()]
+
+    def _check(self, at: int, span: Span) -> None:
+        decay = span.phase.decay
+        if decay is not None and decay not in DECAYS:
+            raise unknown("decay", str(decay), DECAYS)
+        for i, base in enumerate(self._base):
+            if decay is not None and not (
+                isinstance(self._optimizer, Optimizer) and self._optimizer.has_decay_modes
+            ):
+                raise UsageError(
+                    f"phase {at} has decay={decay!r}, but {type(self._optimizer).__name__} has no "
+                    "choice of it: use one of Thalweg's classes, such as thalweg.AdamW."
+                )
+            curves: list[tuple[Place, list[float]]] = []
+            for where, value, first in self._values(i, at):
+                curves.append((where, self._curve(where[0], value, first, span)))
+            # A range has two ends, so the ends of each setting's own are enough.
+            steps = {0} | {c.index(f(c)) for _, c in curves for f in (min, max)}
+            for s in sorted(steps):
+                group = {**base, "decay": decay} if decay else dict(base)
+                for where, curve in curves:
+                    put(group, where, curve[min(s, len(curve) - 1)])
+                try:
+                    self._try(group)
+                except (UsageError, ValueError, TypeError) as error:
+                    raise UsageError(f"at step {span.first + s}: {error}") from None
+
+    def _curve(self, name: str, value: Value, first: int, span: Span) -> list[float]:
+        """The values at the steps of a phase; a constant's once."""
+        length = getattr(value, "steps", None)
+        if length is not None and first + length < span.first + span.steps:
+            raise UsageError(
+                f"the schedule of {name} covers {length} steps, but the run has {self.total}: "
+                f"give it {self.total} steps."
+            )
+        steps = range(span.first, span.first + span.steps)
+        curve: list[float] = [value(s - first) for s in steps] if callable(value) else [value]
+        for s, y in enumerate(curve, span.first):
+            if not isinstance(y, int | float) or not math.isfinite(y):  # pyright: ignore
+                raise UsageError(f"{name} is {y!r} at step {s}, but must be a finite number.")
+        return curve
+
+    def _try(self, group: dict[str, Any]) -> None:
+        """Have the optimizer's class say whether a group's settings are valid."""
+        import torch
+
+        if isinstance(self._optimizer, Optimizer):
+            self._optimizer.check(group)
+        else:
+            # Defaults have more: what torch's AdamW hands on to Adam is no argument of its own.
+            known = inspect.signature(type(self._optimizer)).parameters
+            kept = {n: v for n, v in group.items() if n in known and n != "params"}
+            try:
+                type(self._optimizer)([torch.zeros(())], **kept)
+            except TypeError:
+                # A class of somebody's own, which makes its groups of other arguments.
+                return
+
+
+def _frozen(
+    phase: Phase,
+    layers: "Mapping[str, Sequence[nn.Parameter]]",
+    names: "Mapping[nn.Parameter, str]",
+) -> "set[nn.Parameter]":
+    found: set[nn.Parameter] = set()
+    for name in phase.freeze:
+        groups = list(layers.values())[:-1] if name == "body" and name not in layers else []
+        groups += [layers[name]] if name in layers else []
+        some = {p for group in groups for p in group}
+        some |= {p for p, n in names.items() if n == name or n.startswith(f"{name}.")}
+        if not some:
+            raise unknown("layers to freeze", name, (*layers, "body", *names.values()))
+        found |= some
+    if found and not any(p.requires_grad and p not in found for p in names):
+        raise UsageError(f"freeze is {phase.freeze!r}, which leaves nothing to train.")
+    return found

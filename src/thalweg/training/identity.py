@@ -1,0 +1,133 @@
+"""What a run is a run of: told apart by content, so that a resume goes on with the same."""
+
+import inspect
+import platform
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import partial
+from hashlib import blake2b, sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.tasks.task import Data, Task
+
+__all__ = ["Identity", "differences", "environment", "identity"]
+
+Identity: TypeAlias = dict[str, dict[str, str]]
+
+_FUNCTIONS = ("data", "model", "loss", "metric", "augment", "views", "layers")
+_INSTALLED = tuple(
+    Path(place).resolve()
+    for place in (torch.__path__[0], *(sysconfig.get_path(p) for p in ("stdlib", "platstdlib")))
+)
+
+
+def identity(task: Task, model: nn.Module, data: Data) -> Identity:
+    """What decides a run besides its settings, as plain JSON data.
+
+    Args:
+        task: what is trained.
+        model: the task's.
+        data: the task's.
+
+    Returns:
+        `task`: its name. `code`: the start of the sha256 of each source file that the task's
+        functions and the model's layers are defined in; files of installed packages are not
+        among them, nor what was typed into an interpreter. `model`: shape and type of every
+        parameter and buffer. `data`: shape, type and the start of the BLAKE2b of every tensor.
+    """
+    functions = [getattr(task, name, None) for name in _FUNCTIONS]
+    layers = {type(layer) for layer in model.modules()}
+    return {
+        "task": {"name": task.name},
+        "code": _code([*functions, *layers]),
+        "model": {
+            name: _form(tensor)
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        },
+        "data": {
+            f"{part} {what}": f"{_form(tensor)} {_digest(tensor)}"
+            for part in ("train", "validation", "test")
+            for what, tensor in zip(("inputs", "targets"), getattr(data, part) or (), strict=False)
+        },
+    }
+
+
+def environment() -> dict[str, str]:
+    """What two runs must have in common, besides their identity, to be equal in every bit."""
+    return {
+        "thalweg": version("thalweg"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def differences(
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """What differs between two identities, a line for each part of them that does.
+
+    A line names the first thing that differs: `model: 0.weight was 64x3 float32, is 32x3 float32`.
+    For environments, give `{"environment": ...}`.
+    """
+    lines: list[str] = []
+    for part in {**old, **new}:
+        was, now = old.get(part, {}), new.get(part, {})
+        found = [
+            _change(n, was.get(n), now.get(n)) for n in {**was, **now} if was.get(n) != now.get(n)
+        ]
+        if found:
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            lines.append(f"{part}: {found[0]}{more}")
+    return lines
+
+
+def _change(name: str, was: str | None, now: str | None) -> str:
+    if was is None:
+        return f"{name} was not there, is {now}"
+    return f"{name} was {was}, is {'not there any more' if now is None else now}"
+
+
+def _form(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _digest(tensor: Tensor) -> str:
+    # NumPy has no bfloat16, and scalars cannot be viewed as bytes.
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return blake2b(content.numpy(), digest_size=8).hexdigest()  # pyright: ignore
+
+
+def _code(objects: Iterable[Any]) -> dict[str, str]:
+    """The start of the sha256 of the objects' files, by the files' names."""
+    files = {file for thing in objects if thing is not None and (file := _file(thing))}
+    found: dict[str, list[str]] = {}
+    # The folder is left out: it may have been moved. So files of one name share an entry.
+    for file in files:
+        found.setdefault(file.name, []).append(sha256(file.read_bytes()).hexdigest()[:16])
+    return {name: " ".join(sorted(found[name])) for name in sorted(found)}
+
+
+def _file(thing: Any) -> Path | None:
+    """The file of the user's, or of Thalweg's as it is being developed, that defines a thing."""
+    while isinstance(thing, partial):
+        thing = cast("partial[Any]", thing).func
+    defined: Any = inspect.unwrap(thing)
+    if not (inspect.isroutine(defined) or inspect.isclass(defined)):
+        defined = cast(Any, type(defined))
+    try:
+        file = Path(inspect.getsourcefile(defined) or "").resolve()
+    # Built into Python, or made where there is no file.
+    except (TypeError, OSError):
+        return None
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    if installed or not file.is_file() or any(file.is_relative_to(p) for p in _INSTALLED):
+        return None
+    return file

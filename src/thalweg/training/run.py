@@ -1,0 +1,234 @@
+"""One run as it stands: everything that the next step depends on."""
+
+# torch leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thalweg.errors import UsageError
+from thalweg.tasks.task import Data, Task
+from thalweg.training.averages import Averages
+from thalweg.training.course import Course, layers_needed
+from thalweg.training.phases import Phase
+from thalweg.training.recipe import Recipe
+from thalweg.training.records import Record
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["Run"]
+
+# Rows of many small batches are gathered at once: that is one call instead of many.
+_GATHERED = 2048
+_COUNTS = ("steps", "skipped", "skipped_in_a_row", "samples", "recorded", "seconds", "loss")
+
+
+class Run:
+    """A model, its optimizer, and where they are in their training.
+
+    Attributes:
+        steps: of the optimizer since the start.
+        skipped: those among them that were left out because of numbers that are not finite, and
+            `skipped_in_a_row`: up to now.
+        seconds: spent on training.
+        loss: the sum of the samples' losses since the last record; `samples`: how many those are.
+        recorded: at which step the last record was made.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: "Callable[..., torch.optim.Optimizer]",
+        phases: Sequence[Phase],
+        recipe: Recipe,
+        data: Data,
+        device: str | None,
+    ) -> None:
+        import torch
+
+        self.task, self.recipe, self.data = task, recipe, data
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.x, self.y = self.there(data.train)
+        self.validation = self.there(data.validation)
+        self.rows = recipe.batch_size * recipe.accumulate
+        self.per_epoch = math.ceil(len(self.x) / self.rows)
+        torch.manual_seed(recipe.seed)
+        self._order = torch.Generator().manual_seed(recipe.seed)
+        self.augmenting = torch.Generator().manual_seed(recipe.seed + 2**32)
+        self.model = task.model().to(self.device)
+        self.names = {p: name for name, p in self.model.named_parameters()}
+        self.parameters = list(self.names)
+        layers = _layers(task, self.model)
+        apart = layers_needed(phases)
+        groups = [{"params": list(group)} for group in layers.values()]
+        self.optimizer = optimizer(groups if apart else self.parameters)
+        self.course = Course(phases, self.per_epoch, self.optimizer, layers, self.names)
+        self.averages = Averages(self.model, recipe)
+        self.steps = self.samples = self.recorded = 0
+        self.skipped = self.skipped_in_a_row = 0
+        self.seconds = self.loss = 0.0
+        self._shuffled = torch.arange(len(self.x))
+        self._drawn = self._order.get_state()
+        self._draw()
+
+    def there(self, pair: "tuple[Tensor, Tensor]") -> "tuple[Tensor, Tensor]":
+        """Inputs and targets on the device that the model is on."""
+        return pair[0].to(self.device), pair[1].to(self.device)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training data since the start; whole at the end of one."""
+        whole, rest = divmod(self.steps, self.per_epoch)
+        return whole + rest / self.per_epoch if rest else whole
+
+    @property
+    def due(self) -> int:
+        """The step after which the next evaluation comes."""
+        every = self.recipe.evaluate_every * self.per_epoch
+        count = math.floor(self.recorded / every)
+        while (step := round(count * every)) <= self.recorded:
+            count += 1
+        return min(step, self.course.total)
+
+    def batches(self) -> "Iterator[tuple[Tensor, Tensor]]":
+        """What is left of this epoch's batches, then those of the epochs after it."""
+        while True:
+            done = self.steps % self.per_epoch
+            if done == 0 and self.steps and self._at != self.steps:
+                self._draw()
+            at_once = self.rows * max(1, _GATHERED // self.rows)
+            # What was gathered together before an interruption is gathered together after it:
+            # where a batch lies in memory may decide how its sums are rounded.
+            first = done * self.rows // at_once
+            left = done - first * at_once // self.rows
+            for rows in self._shuffled.split(at_once)[first:]:
+                there = rows.to(self.device)
+                x, y = self.x.index_select(0, there), self.y.index_select(0, there)
+                pairs = zip(x.split(self.rows), y.split(self.rows), strict=True)
+                for i, pair in enumerate(pairs):
+                    if i >= left:
+                        yield pair
+                left = 0
+
+    def count(self, loss: float, samples: int) -> None:
+        """Take note of the mean loss of a step's samples."""
+        self.loss += loss * samples
+        self.samples += samples
+        self.skipped_in_a_row = 0
+
+    def recorded_as(self, validation_loss: float, metric: float, *tests: float) -> Record:
+        """The record of what the run has come to, after which counting begins anew.
+
+        Args:
+            validation_loss: of the weights as they are.
+            metric: likewise, on the validation data.
+            tests: the metric on the test data, without and with test-time augmentation.
+        """
+        test, test_tta, *_ = (*tests, None, None)
+        record = Record(
+            epoch=self.epoch,
+            steps=self.steps,
+            train_loss=self.loss / self.samples if self.samples else math.nan,
+            validation_loss=validation_loss,
+            metric=metric,
+            seconds=self.seconds,
+            phase=self.course.phase,
+            settings=self.course.settings(),
+            test=test,
+            test_tta=test_tta,
+            skipped=self.skipped,
+        )
+        self.recorded, self.loss, self.samples = self.steps, 0.0, 0
+        return record
+
+    def _draw(self) -> None:
+        """Draw the order of the epoch that begins."""
+        import torch
+
+        self._at = self.steps
+        if self.recipe.reshuffle or self.steps == 0:
+            self._drawn = self._order.get_state()
+            self._shuffled = torch.randperm(len(self.x), generator=self._order)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides the rest of the run, as tensors and plain data."""
+        import torch
+
+        kind, keys, *rest = np.random.get_state()
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            "scale": self.course.scale,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "averages": self.averages.state(),
+            "order": self._drawn,
+            "drawn at": self._at,
+            "augmenting": self.augmenting.get_state(),
+            "random": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+                "numpy": [kind, torch.as_tensor(np.asarray(keys, np.int64)), *rest],
+                "python": random.getstate(),
+            },
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what `state` returned, of a run of the same task, optimizer, phases and recipe.
+
+        Raises:
+            UsageError: it is of another model or optimizer.
+        """
+        import torch
+
+        try:
+            self.model.load_state_dict(state["model"])
+            self.averages.load(state["averages"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UsageError(f"the snapshot does not fit this run: {error}") from error
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+        self._order.set_state(state["order"])
+        self._shuffled = torch.randperm(len(self.x), generator=self._order)
+        self._drawn, self._at = state["order"], state["drawn at"]
+        self.augmenting.set_state(state["augmenting"])
+        self.course.scale = state["scale"]
+        # As the last step left it; the next one goes on from there.
+        self.course.enter(max(0, self.steps - 1))
+        self.course.follow(max(0, self.steps - 1))
+        drawn = state["random"]
+        torch.set_rng_state(drawn["torch"])
+        if drawn["cuda"]:
+            torch.cuda.set_rng_state_all(drawn["cuda"])
+        kind, keys, *rest = drawn["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        version, numbers, gauss = drawn["python"]
+        random.setstate((version, tuple(numbers), gauss))
+
+
+def _layers(task: Task, model: "nn.Module") -> "dict[str, list[nn.Parameter]]":
+    """The parameters of each layer group; those that stand in none are an error."""
+    groups = (
+        {name: child.parameters() for name, child in model.named_children()}
+        if task.layers is None
+        else task.layers(model)
+    )
+    found = {name: list(group) for name, group in groups.items()}
+    found = {name: group for name, group in found.items() if group}
+    ids = [id(p) for group in found.values() for p in group]
+    if sorted(ids) == sorted(map(id, model.parameters())):
+        return found
+    if task.layers is None:
+        # Parameters beside the children, or shared by them: all are one group.
+        return {"all": list(model.parameters())}
+    raise UsageError(
+        f"layers of the task {task.name} must have each parameter of the model in one group, but "
+        f"have {len(ids)} of {len(list(model.parameters()))}."
+    )
