@@ -75,19 +75,19 @@ def opened(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, A
     The schedules are kept under `"schedules"`, by name, and how many steps have been taken under
     `"steps"`. A group without any, its own or by default, has neither.
     """
-    made = {name: v for name, v in group.items() if name == "params" or not callable(v)}
-    own = {name: v for name, v in group.items() if name not in made}
+    own = {n: v for n, v in group.items() if callable(v) and n != "params"}
+    parts = {n: v for n, v in group.items() if n in _PARTS and n not in {*defaults, *own}}
+    made = {n: v for n, v in group.items() if n not in {*own, *parts}}
     held = {**defaults, **made}
-    inherited: Mapping[str, Any] = defaults.get("schedules", {})
-    kept = {n: s for n, s in inherited.items() if place(held, n)[0] not in group}
-    named = {n: v for n, v in made.items() if n in _PARTS and n not in defaults}
-    for name, value in {**named, **{name: _first(s) for name, s in own.items()}}.items():
-        made.pop(name, None)
-        held.pop(name if name not in defaults else "", None)
+    for name, value in {**parts, **{n: _first(s) for n, s in own.items()}}.items():
         key, index = place(held, name)
         made.setdefault(key, held[key])
         put(made, (key, index), value)
-    return {**made, "schedules": {**kept, **own}, "steps": 0} if own or inherited else made
+    inherited: Mapping[str, Any] = defaults.get("schedules", {})
+    if not own and not inherited:
+        return made
+    kept = {n: s for n, s in inherited.items() if not {n, place(held, n)[0]} & group.keys()}
+    return {**made, "schedules": {**kept, **own}, "steps": 0}
 
 
 def follow(group: dict[str, Any]) -> None:

@@ -526,7 +526,9 @@ def test_what_augmentation_draws_depends_on_the_seed_alone():
     for a, b, c in zip(*drawn, strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
-    # What it returns is trained on, and it draws from nothing that the order is drawn from.
+    # It is no copy of what the order or the weights are drawn from.
+    assert not torch.equal(drawn[0][0], torch.rand(3, generator=torch.Generator().manual_seed(1)))
+    # What it returns is trained on, and the order stays as it is.
     plain = Watched()
     list(train(plain.task, gentle, seed=1))
     for found, batch, by in zip(seen.batches, plain.batches, drawn[0], strict=True):
@@ -571,17 +573,18 @@ def test_progress_is_told_four_times_a_second_at_most(monkeypatch: pytest.Monkey
 
     def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         nonlocal now
-        now += 0.125
+        now += 1 / 32
         return x, y
 
     monkeypatch.setattr("thalweg.training.loop.perf_counter", clock)
     told: list[Progress] = []
     list(train(replace(TASK, augment=augment), sgd, watch=told.append))
-    assert [p.steps for p in told] == [1, 3, 5, 7, 9, 11]
-    assert [p.seconds for p in told] == [0.125 * p.steps for p in told]
+    assert [p.steps for p in told] == [1, 9]
+    assert [p.seconds for p in told] == [p.steps / 32 for p in told]
     assert {(p.total, p.epochs) for p in told} == {(12, 3)}
     assert [p.epoch for p in told] == [p.steps / 4 for p in told]
     assert {p.settings["lr"] for p in told} == {0.1}
+    # Of what it has trained on, batches are counted as full.
     assert [p.samples for p in told] == [6 * p.steps for p in told]
 
 
