@@ -3,16 +3,14 @@
 # A function might be a tuple too, as a type checker sees it.
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
-import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from thalweg.errors import UsageError, unknown
-from thalweg.optim import DECAYS, Optimizer
 from thalweg.optimizer import number_of
 from thalweg.scheduling import Place, place, put, released
-from thalweg.training.phases import Phase, Span, Value, as_data, fitted, spans
+from thalweg.training.foresight import check_decay, check_values
+from thalweg.training.phases import Phase, Value, as_data, fitted, spans
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +67,10 @@ class Course:
         ]
         self._setters: list[_Setter] = []
         self.phase, self.span = 0, self.spans[0]
-        for i, span in enumerate(self.spans):
-            self._check(i, span)
+        for at, span in enumerate(self.spans):
+            check_decay(optimizer, at, span.phase.decay)
+            for i, group in enumerate(self._base):
+                check_values(optimizer, group, span, self._values(i, at), self.total)
         self.enter(0)
 
     def enter(self, step: int) -> None:
@@ -154,63 +154,6 @@ class Course:
             value = given[i] if isinstance(given, tuple) else given
             found[place(group, name)] = value, span.first
         return [(where, *pair) for where, pair in found.items()]
-
-    def _check(self, at: int, span: Span) -> None:
-        decay = span.phase.decay
-        if decay is not None and decay not in DECAYS:
-            raise unknown("decay", str(decay), DECAYS)
-        for i, base in enumerate(self._base):
-            if decay is not None and not (
-                isinstance(self._optimizer, Optimizer) and self._optimizer.has_decay_modes
-            ):
-                raise UsageError(
-                    f"phase {at} has decay={decay!r}, but {type(self._optimizer).__name__} has no "
-                    "choice of it: use one of Thalweg's classes, such as thalweg.AdamW."
-                )
-            curves: list[tuple[Place, list[float]]] = []
-            for where, value, first in self._values(i, at):
-                curves.append((where, self._curve(where[0], value, first, span)))
-            # A range has two ends, so the ends of each setting's own are enough.
-            steps = {0} | {c.index(f(c)) for _, c in curves for f in (min, max)}
-            for s in sorted(steps):
-                group = {**base, "decay": decay} if decay else dict(base)
-                for where, curve in curves:
-                    put(group, where, curve[min(s, len(curve) - 1)])
-                try:
-                    self._try(group)
-                except (UsageError, ValueError, TypeError) as error:
-                    raise UsageError(f"at step {span.first + s}: {error}") from None
-
-    def _curve(self, name: str, value: Value, first: int, span: Span) -> list[float]:
-        """The values at the steps of a phase; a constant's once."""
-        length = getattr(value, "steps", None)
-        if length is not None and first + length < span.first + span.steps:
-            raise UsageError(
-                f"the schedule of {name} covers {length} steps, but the run has {self.total}: "
-                f"give it {self.total} steps."
-            )
-        steps = range(span.first, span.first + span.steps)
-        curve: list[float] = [value(s - first) for s in steps] if callable(value) else [value]
-        for s, y in enumerate(curve, span.first):
-            if not isinstance(y, int | float) or not math.isfinite(y):  # pyright: ignore
-                raise UsageError(f"{name} is {y!r} at step {s}, but must be a finite number.")
-        return curve
-
-    def _try(self, group: dict[str, Any]) -> None:
-        """Have the optimizer's class say whether a group's settings are valid."""
-        import torch
-
-        if isinstance(self._optimizer, Optimizer):
-            self._optimizer.check(group)
-        else:
-            # Defaults have more: what torch's AdamW hands on to Adam is no argument of its own.
-            known = inspect.signature(type(self._optimizer)).parameters
-            kept = {n: v for n, v in group.items() if n in known and n != "params"}
-            try:
-                type(self._optimizer)([torch.zeros(())], **kept)
-            except TypeError:
-                # A class of somebody's own, which makes its groups of other arguments.
-                return
 
 
 def _frozen(

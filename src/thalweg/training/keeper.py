@@ -128,6 +128,8 @@ class Keeper:
             return
         try:
             if status == "finished":
+                # So that there is nothing left to be done again.
+                self.save()
                 self._folder.save_model(self._run.averages.model.state_dict())
             self._folder.note(status=status, reason=reason)
         except UsageError:

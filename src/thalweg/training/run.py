@@ -61,7 +61,8 @@ class Run:
         self.per_epoch = math.ceil(len(self.x) / self.rows)
         torch.manual_seed(recipe.seed)
         self._order = torch.Generator().manual_seed(recipe.seed)
-        self.augmenting = torch.Generator().manual_seed(recipe.seed + 2**32)
+        # Another stream than that of the order: torch takes 32 bits of a seed.
+        self.augmenting = torch.Generator().manual_seed(recipe.seed ^ 2**31)
         self.model = task.model().to(self.device)
         self.names = {p: name for name, p in self.model.named_parameters()}
         self.parameters = list(self.names)
