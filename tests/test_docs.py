@@ -11,17 +11,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from cifar10_files import empty, fill
 from thalweg import rules
+from thalweg.cli import main
 from thalweg.rules import OPTIMIZERS, STAGES
+from thalweg.training.folder import read_records
 
 ROOT = Path(__file__).parents[1]
 FRONT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -106,6 +111,17 @@ def thalweg(arguments: list[str], folder: Path, **environment: str) -> str:
     return ended.stdout
 
 
+def here(arguments: list[str]) -> None:
+    """Carry a command out in this process, which takes small data for the published ones."""
+    with (
+        mock.patch.object(sys, "argv", ["thalweg", *arguments]),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    torch.set_flush_denormal(False)
+    assert not ended.value.code
+
+
 def run(words: list[str], folder: Path) -> None:
     """Carry a command of a page out, or see that it would be carried out."""
     match words:
@@ -120,6 +136,8 @@ def run(words: list[str], folder: Path) -> None:
             ended = python("-m", "thalweg", *words[1:], folder=folder, THALWEG_DATA=str(folder))
             assert ended.returncode == 2
             assert "train-images-idx3-ubyte.gz does not exist" in ended.stderr
+        case ["thalweg", "train", *_]:
+            here(words[1:])
         case ["thalweg", *arguments]:
             assert thalweg(arguments, folder)
         case ["sqlite3", file, query]:
@@ -144,11 +162,12 @@ def stand_ins() -> dict[str, Any]:
     return {"model": model, "gradients": gradients}
 
 
+CIFAR10 = "docs/train-cifar10.md"
 RUNNABLE = [
     page
     for page in PAGES
-    # The one page is run by the walk-through, the other by the tests of tasks.
-    if page not in ("CONTRIBUTING.md", "docs/own-task.md")
+    # Run by the walk-through, by the tests of tasks, and by a test of its own.
+    if page not in ("CONTRIBUTING.md", "docs/own-task.md", CIFAR10)
     and {"sh", "python"} & {language for language, _ in blocks(page)}
 ]
 
@@ -168,11 +187,13 @@ def test_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     add_task(tmp_path)
+    fill(empty(tmp_path / "data", monkeypatch), monkeypatch)
     names = stand_ins()
     for language, block in blocks(page):
         if language == "sh":
             for words in commands(block):
                 run(words, tmp_path)
+            capsys.readouterr()
         elif language == "python":
             exec(compile(block, page, "exec"), names)
             # Comments at the end of a block are what it prints.
@@ -188,6 +209,35 @@ def test_page_runs(
     if page == "docs/comparing.md":
         assert [epoch for epoch, _ in names["curve"]] == [1]
         assert_tables_are(text(page), tmp_path / "runs/first/results.sqlite")
+
+
+def test_ten_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(empty(tmp_path / "data", monkeypatch), monkeypatch)
+    (_, lines), (_, command), (_, resume), (_, loading) = blocks(CIFAR10)
+    assert len(lines.splitlines()) == 10
+    names: dict[str, Any] = {}
+    exec(compile(lines, CIFAR10, "exec"), names)
+    *epochs, last = capsys.readouterr().out.splitlines()
+    for i, line in enumerate(epochs, 1):
+        assert re.fullmatch(rf"epoch {i}: \d+\.00% of the validation images", line)
+    assert len(epochs) == 10
+    assert re.fullmatch(r"test images: [\d.]+%, with augmentation [\d.]+%", last)
+    for block in (command, resume):
+        for words in commands(block):
+            run(words, tmp_path)
+        ours, theirs = (
+            [replace(r, seconds=0.0) for r in read_records(tmp_path / "runs" / name)]
+            for name in ("cifar10", "again")
+        )
+        assert ours == theirs
+    exec(compile(loading, CIFAR10, "exec"), names)
+    state = torch.load("runs/cifar10/model.pt", weights_only=True)
+    for name, x in names["network"].state_dict().items():
+        assert torch.equal(x, state[name])
+    assert (tmp_path / "runs/again/report.html").exists()
 
 
 def assert_tables_are(page: str, results: Path) -> None:

@@ -121,7 +121,6 @@ def train(
     from thalweg.training import DivergenceError, Interrupted
     from thalweg.training.command import carry_out, ordered
     from thalweg.training.order import Order, check_settings, read_phases
-    from thalweg.training.snapshots import Snapshots
 
     here = {"resume", "force", "device", "save_every", "tensorboard"}
     if resume is not None:
@@ -179,8 +178,7 @@ def train(
             tensorboard=tensorboard,
         )
     except DivergenceError as error:
-        kept = Snapshots(folder / "snapshots").earlier()
-        typer.echo(f"thalweg: diverged: {error}. {kept}", err=True)
+        typer.echo(f"thalweg: diverged: {error}", err=True)
         raise typer.Exit(1) from None
     except Interrupted as error:
         typer.echo(
