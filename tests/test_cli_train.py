@@ -150,6 +150,7 @@ MISTAKES = [
     ("line.py --convention kears", ["'kears'", "Did you mean keras"]),
     ("line.py --device gpu", ["device is 'gpu'", "cpu", "leave it out"]),
     ("line.py --save-every -1", ["save_every is -1.0", "from 0"]),
+    ("line.py --force", ["--force is for --resume"]),
     ("line.py:plain --tta", ["tta is True", "plain has no views", "leave it out"]),
     ("line.py --out line.py", ["'line.py', which is a file", "choose a folder"]),
     ("line.py --out .", ["not empty", "nothing in it is overwritten"]),

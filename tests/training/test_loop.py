@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -632,3 +633,18 @@ def test_layers_that_a_task_names_must_hold_every_parameter_once():
     half = replace(TASK, layers=lambda model: {"in": layers(model)["in"]})
     with pytest.raises(UsageError, match="but have 2 of 4"):
         next(train(half, sgd))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tta": True}, "tta is True, but the task plane has no views"),
+        ({"device": "nowhere"}, "device is 'nowhere', which torch cannot use"),
+        ({"save_every": math.nan}, "save_every is nan, but must be"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_first_step(options: dict[str, Any], says: str):
+    watched = Watched()
+    with pytest.raises(UsageError, match=says):
+        next(train(watched.task, sgd, **options))
+    assert watched.batches == []

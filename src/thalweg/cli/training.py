@@ -133,6 +133,8 @@ def train(
             )
         order, folder = ordered(resume), resume
     else:
+        if force:
+            raise UsageError("--force is for --resume: give it the folder of a run.")
         if task is None:
             raise UsageError(
                 f"which task? Name one ({', '.join(tasks.TASKS)}), or your own, path.py:name."

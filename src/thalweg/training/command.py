@@ -9,7 +9,6 @@ from pathlib import Path
 
 from thalweg import tasks
 from thalweg.errors import UsageError
-from thalweg.tasks.task import Task
 from thalweg.training.board import Board
 from thalweg.training.display import Display, print_summary
 from thalweg.training.folder import read_run
@@ -74,7 +73,6 @@ def carry_out(
     factory = order.factory()
     task = tasks.load(order.task)
     phases = order.course(task.epochs)
-    _check(task, order, device, save_every)
     with ExitStack() as stack:
         board = stack.enter_context(Board(out)) if tensorboard else None
         display = stack.enter_context(Display(task))
@@ -108,26 +106,6 @@ def carry_out(
             _write_page(out)
     print_summary(task, records, out)
     return records
-
-
-def _check(task: Task, order: Order, device: str | None, save_every: float) -> None:
-    import torch
-
-    if order.options.get("tta") and task.views is None:
-        raise UsageError(
-            f"tta is True, but the task {task.name} has no views to average over: leave it out."
-        )
-    if not save_every >= 0:
-        raise UsageError(f"save_every is {save_every}, but must be a number of seconds from 0.")
-    try:
-        torch.zeros(0, device=device)
-    # torch raises either of them, depending on how it was built.
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(
-            f"device is {device!r}, which torch cannot use ({reason}): leave it out to have the "
-            "best there is."
-        ) from error
 
 
 def _told(message: Warning | str, *_: object) -> None:

@@ -58,6 +58,8 @@ class Keeper:
         Raises:
             UsageError: the folder cannot be used, or holds a run of something else.
         """
+        if not every >= 0:
+            raise UsageError(f"save_every is {every}, but must be a number of seconds from 0.")
         if out is None:
             if resume:
                 raise UsageError("resume is True, but out names no folder to go on from.")

@@ -21,7 +21,7 @@ from thalweg.training.nonfinite import DivergenceError, NonfiniteError, amend, c
 from thalweg.training.phases import Phase
 from thalweg.training.recipe import Recipe
 from thalweg.training.records import Progress, Record
-from thalweg.training.run import Run
+from thalweg.training.run import Run, usable
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; with `out`, a snapshot has been kept.
         UsageError: a setting is out of range, at whichever step; found before the first one.
     """
+    there = usable(device)
     data = data or task.data()
     size = task.batch_size if batch_size is None else batch_size
     if phases is not None and epochs is not None:
@@ -86,7 +87,7 @@ def train(
         **recipe,
     )
     phases = [Phase(task.epochs if epochs is None else epochs)] if phases is None else phases
-    run = Run(task, optimizer, phases, chosen, data, device)
+    run = Run(task, optimizer, phases, chosen, data, there)
     keeper = Keeper.begin(
         run,
         None if out is None else Path(out),
@@ -186,7 +187,7 @@ def _evaluated(run: Run) -> list[float]:
         tests: list[float] = []
         if last and recipe.test and run.data.test is not None:
             pair = run.there(run.data.test)
-            for tta in (False, True)[: 1 + (recipe.tta and task.views is not None)]:
+            for tta in (False, True)[: 1 + recipe.tta]:
                 tests.append(evaluate(task, averages.model, pair, tta=tta, precision=precision)[1])
         return [loss, metric, *tests]
     finally:

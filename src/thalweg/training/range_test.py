@@ -25,7 +25,7 @@ from thalweg.training.borrowing import borrowed, same_randomness
 from thalweg.training.lr_curve import RangeTest, read
 from thalweg.training.phases import Phase
 from thalweg.training.recipe import Recipe
-from thalweg.training.run import Run
+from thalweg.training.run import Run, usable
 
 __all__ = ["lr_find", "lr_range_test"]
 
@@ -116,7 +116,7 @@ def lr_find(
     )
     data = data or task.data()
     with same_randomness():
-        run = Run(task, optimizer, [Phase(task.epochs)], recipe, data, device)
+        run = Run(task, optimizer, [Phase(task.epochs)], recipe, data, usable(device))
         cast = casting(recipe.precision, run.device)
 
         def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:

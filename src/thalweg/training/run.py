@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["Run"]
+__all__ = ["Run", "usable"]
 
 # Rows of many small batches are gathered at once: that is one call instead of many.
 _GATHERED = 2048
@@ -49,12 +49,16 @@ class Run:
         phases: Sequence[Phase],
         recipe: Recipe,
         data: Data,
-        device: str | None,
+        device: "torch.device",
     ) -> None:
         import torch
 
+        if recipe.tta and task.views is None:
+            raise UsageError(
+                f"tta is True, but the task {task.name} has no views to average over: leave it out."
+            )
         self.task, self.recipe, self.data = task, recipe, data
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = device
         self.x, self.y = self.there(data.train)
         self.validation = self.there(data.validation)
         self.rows = recipe.batch_size * recipe.accumulate
@@ -212,6 +216,27 @@ class Run:
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         version, numbers, gauss = drawn["python"]
         random.setstate((version, tuple(numbers), gauss))
+
+
+def usable(device: str | None) -> "torch.device":
+    """The device of this name; a GPU where there is one, unless given.
+
+    Raises:
+        UsageError: torch cannot use it.
+    """
+    import torch
+
+    try:
+        return torch.zeros(
+            0, device=device or ("cuda" if torch.cuda.is_available() else "cpu")
+        ).device
+    # torch raises either of them, depending on how it was built.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"device is {device!r}, which torch cannot use ({reason}): leave it out to have the "
+            "best there is."
+        ) from error
 
 
 def _layers(task: Task, model: "nn.Module") -> "dict[str, list[nn.Parameter]]":
