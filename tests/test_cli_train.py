@@ -124,7 +124,7 @@ MISTAKES = [
     ("line.py --schedule one-cycle:strt=1", ["'strt'", "Did you mean start"]),
     ("line.py --schedule one-cycle:start=abc", ["start of one_cycle is 'abc'", "from 0"]),
     ("line.py --schedule one-cycle:start", ["'start'", "setting=value"]),
-    ("line.py --schedule cosine:steps=5", ["lr in phase 0", "5 steps", "has 12"]),
+    ("line.py --schedule cosine:steps=5", ["lr in phase 0", "5 steps", "are 12"]),
     ("line.py --schedule warmup:steps=99+cosine", ["steps is 12", "take 99", "shorter parts"]),
     ("line.py --schedule linear:end=-1", ["at step 1: lr is -0.08", "[0, inf)"]),
     ("line.py --lr cosine:start=1 --schedule one-cycle", ["cosine:start=1", "one of them out"]),

@@ -159,7 +159,9 @@ class _Mirrored(Optimizer):
             try:
                 self._settings_of(values, self._rule_of(values))
             except UsageError as ours:
-                raise UsageError(f"{error}: {ours}") from None
+                # What Python says of types does not name the setting.
+                said = f"{error}: {ours}" if isinstance(error, ValueError) else str(ours)
+                raise UsageError(said) from None
             if isinstance(error, ValueError):
                 raise UsageError(f"{error}.") from None
             raise

@@ -1,6 +1,7 @@
 """Schedules of an optimizer's settings: where a setting stands in a group, and what it is now."""
 
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, TypeAlias, cast
 
 from thalweg.errors import unknown
@@ -39,11 +40,18 @@ def place(group: Mapping[str, Any], name: str) -> Place:
     for key, index in ((name, None), *_ELSEWHERE.get(name, ())):
         value = group.get(key)
         # AggMo has betas too, but not these two.
-        if key in group and (index is None or len(cast("tuple[Any, ...]", value)) == 2):
+        several = isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2
+        if several if index is not None else _is_number(value):
             return key, index
-    others = [key for key in group if key not in ("params", "param_names", "schedules", "steps")]
+    others = [key for key in group if key != "steps" and _is_number(group[key])]
     pairs = [n for n, places in _ELSEWHERE.items() if any(key in group for key, _ in places)]
     raise unknown("setting of the optimizer", name, (*others, *pairs))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is not bool and (
+        isinstance(value, Real) or getattr(value, "ndim", None) == 0
+    )
 
 
 def put(group: dict[str, Any], at: Place, value: float) -> None:

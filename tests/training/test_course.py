@@ -24,10 +24,10 @@ class Trained:
         torch.manual_seed(0)
         self.model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("first", "second", "head")})
         layers = {n: list(layer.parameters()) for n, layer in self.model.items()}
-        names = {p: n for n, p in self.model.named_parameters()}
+        names = list(self.model.named_parameters())
         groups = [{"params": group} for group in layers.values()]
         apart = layers_needed(phases)
-        self.optimizer = optimizer(groups if apart else list(names), **settings)
+        self.optimizer = optimizer(groups if apart else [p for _, p in names], **settings)
         self.course = Course(phases, PER_EPOCH, self.optimizer, layers, names)
 
     def step(self, step: int) -> None:
@@ -147,13 +147,13 @@ def test_what_is_frozen_stays_and_goes_on_afterwards(
 def test_what_needs_no_gradient_by_itself_never_gets_one() -> None:
     model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("first", "second")})
     model["first"].bias.requires_grad_(False)
-    names = {p: n for n, p in model.named_parameters()}
+    names = list(model.named_parameters())
     layers = {n: list(layer.parameters()) for n, layer in model.items()}
     optimizer = tw.SGD(model.parameters(), lr=0.1)
     course = Course([Phase(1, freeze="second"), Phase(1)], 5, optimizer, layers, names)
     for step in (0, 5):
         course.follow(step)
-        wanted = [n for p, n in names.items() if p.requires_grad]
+        wanted = [n for n, p in names if p.requires_grad]
         assert wanted == ["first.weight", *(BODY[2:] if step else [])]
 
 
@@ -246,9 +246,15 @@ def test_a_value_that_is_out_of_range_leaves_the_optimizer_as_it_was() -> None:
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
     optimizer = tw.SGD(model.parameters(), lr=0.5)
-    names = {p: n for n, p in model.named_parameters()}
+    names = list(model.named_parameters())
     with pytest.raises(UsageError):
-        Course([Phase(1, lr=0.25), Phase(1, lr=-1.0)], 5, optimizer, {"all": list(names)}, names)
+        Course(
+            [Phase(1, lr=0.25), Phase(1, lr=-1.0)],
+            5,
+            optimizer,
+            {"all": [p for _, p in names]},
+            names,
+        )
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 

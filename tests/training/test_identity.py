@@ -69,7 +69,7 @@ def test_another_task_is_told() -> None:
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        (nn.Linear(2, 4), "weight was 3x2 float32, is 4x2 float32 (and 1 more)"),
+        (nn.Linear(2, 4), "weight was 3x2 float32, is 4x2 float32 (and 2 more)"),
         (nn.Linear(2, 3, bias=False), "bias was 3 float32, is not there any more"),
         (nn.Linear(2, 3).double(), "weight was 3x2 float32, is 3x2 float64 (and 1 more)"),
     ],

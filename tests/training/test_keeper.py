@@ -115,7 +115,10 @@ DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
     "lr": ({"optimizer": lambda p: sgd(p, 0.2)}, r"optimizer: lr was 0\.1, is 0\.2"),
     "schedule": ({"optimizer": lambda p: sgd(p, cosine(0.1, steps=9))}, r"optimizer: lr was 0\.1"),
     "class": ({"optimizer": tw.Adam}, "optimizer: name was SGD, is Adam"),
-    "phases": ({"phases": [Phase(2), Phase(1)], "epochs": None}, "phases: 0 was "),
+    "phases": (
+        {"phases": [Phase(2), Phase(1)], "epochs": None},
+        "epochs of phase 0 was 3, is 2",
+    ),
     "seed": ({"seed": 1}, "recipe: seed was 0, is 1"),
     "batch": ({"batch_size": 4}, "recipe: batch_size was 8, is 4"),
 }

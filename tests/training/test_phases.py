@@ -87,9 +87,9 @@ def test_schedules_are_as_long_as_their_phase() -> None:
         ([Phase(1), Phase(0.01)], r"phase 1 has 0\.01 epochs, less than a step: .* 7 steps"),
         (
             [Phase(1), Phase(1, lr=(0.1, tw.one_cycle(0.1, steps=8)))],
-            r"lr in phase 1 has a schedule of 8 steps, but the phase has 7",
+            r"lr in phase 1 has a schedule of 8 steps, but there are 7",
         ),
-        ([Phase(1, beta1=tw.one_cycle(0.1, steps=6))], "beta1 in phase 0 .* 6 steps.* has 7"),
+        ([Phase(1, beta1=tw.one_cycle(0.1, steps=6))], "beta1 in phase 0 .* 6 steps.* are 7"),
     ],
 )
 def test_what_does_not_fit_is_a_mistake(phases: list[Phase], says: str) -> None:

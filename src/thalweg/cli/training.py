@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from datetime import datetime, timezone
+from operator import length_hint
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,9 @@ import typer.core
 from thalweg.cli.application import app
 from thalweg.cli.arguments import read_batch_size
 from thalweg.errors import UsageError
+
+_SWITCHES = {"nesterov", "amsgrad", "centered", "maximize", "lookahead"}
+"""Settings that are on or off, for which the name alone stands for on."""
 
 
 class _WithSettings(typer.core.TyperCommand):
@@ -36,9 +40,16 @@ class _WithSettings(typer.core.TyperCommand):
                 if not equals and not getattr(parameter, "is_flag", False):
                     left += [v for v in [next(words, None)] if v is not None]
             else:
-                if not (value := value if equals else next(words, "")):
+                name = option.removeprefix("--").replace("-", "_")
+                coming = args[len(args) - length_hint(words) :][:1]
+                switch = name in _SWITCHES and coming not in (["true"], ["false"])
+                if switch and not equals:
+                    value = "true"
+                elif not equals:
+                    value = next(words, "")
+                if not value or value.startswith("--"):
                     raise UsageError(f"{option} has no value: settings are written --name value.")
-                settings[option.removeprefix("--").replace("-", "_")] = value
+                settings[name] = value
         ctx.meta["settings"] = settings
         ctx.meta["options"] = [o.removeprefix("--").replace("-", "_") for o in known]
         return super().parse_args(ctx, left)

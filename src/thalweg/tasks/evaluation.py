@@ -7,6 +7,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
+from thalweg.errors import UsageError
 from thalweg.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def evaluate(
         versions = list(task.views(part)) if tta and task.views is not None else [part]
         with nullcontext() if cast is None else cast:
             found = [model(version) for version in versions]
+        for one in found:
+            if not isinstance(one, torch.Tensor):
+                raise UsageError(
+                    f"the model of the task {task.name} gives {type(one).__name__} for its inputs, "
+                    "but must give a tensor with a row for each sample."
+                )
         if cast is not None:
             found = [one.float() for one in found]
         return found[0] if len(found) == 1 else torch.stack(found).mean(dim=0)

@@ -37,7 +37,7 @@ class Course:
         optimizer: as it was made. Schedules that it was given are taken over: they run through all
             phases that do not say otherwise.
         layers: the parameters of each layer group by name, from the input to the output.
-        names: the names of all parameters.
+        names: all parameters, by all of their names.
 
     Raises:
         UsageError: a phase names a setting or layers that are not there, or a value is out of range
@@ -50,14 +50,14 @@ class Course:
         per_epoch: int,
         optimizer: "torch.optim.Optimizer",
         layers: "Mapping[str, Sequence[nn.Parameter]]",
-        names: "Mapping[nn.Parameter, str]",
+        names: "Sequence[tuple[str, nn.Parameter]]",
     ) -> None:
         self.spans = spans(phases, per_epoch)
         self.total = self.spans[-1].first + self.spans[-1].steps
         self.scale = 1.0
         self._optimizer = optimizer
         self._layers = layers
-        self._wanted = {p: p.requires_grad for p in names}
+        self._wanted = {p: p.requires_grad for _, p in names}
         self._frozen = [_frozen(span.phase, layers, names) for span in self.spans]
         self._throughout = released(optimizer)
         # A tensor that is a learning rate is changed in place, and so would be what is kept of it.
@@ -70,7 +70,7 @@ class Course:
         for at, span in enumerate(self.spans):
             check_decay(optimizer, at, span.phase.decay)
             for i, group in enumerate(self._base):
-                check_values(optimizer, group, span, self._values(i, at), self.total)
+                check_values(optimizer, group, span, self._values(i, at))
         self.enter(0)
 
     def enter(self, step: int) -> None:
@@ -101,7 +101,7 @@ class Course:
         if step >= self.span.first + self.span.steps:
             self.enter(step)
         for group, where, schedule, first in self._setters:
-            value = schedule(step - first)
+            value = float(schedule(step - first))
             put(group, where, value * self.scale if where == _LR else value)
 
     def shrink(self, step: int, factor: float) -> None:
@@ -142,10 +142,15 @@ class Course:
         """Where each setting of a group stands in a phase, what it is, and from which step on."""
         group, span = self._base[i], self.spans[at]
         found: dict[Place, tuple[Value, int]] = {
-            place(group, name): (fitted(schedule, self.total), 0)
+            place(group, name): (fitted(schedule, self.total, name, "the run", whole=False), 0)
             for name, schedule in self._throughout[i].items()
         }
         for name, given in span.phase.settings.items():
+            if isinstance(given, tuple) and isinstance(group.get(name), tuple):
+                raise UsageError(
+                    f"{name} in phase {at} is {given}, but several values are for as many layer "
+                    "groups: name the settings one by one, such as beta1 and beta2."
+                )
             if isinstance(given, tuple) and len(given) != len(self._layers):
                 raise UsageError(
                     f"{name} in phase {at} has {len(given)} values, but must have one for each of "
@@ -159,17 +164,22 @@ class Course:
 def _frozen(
     phase: Phase,
     layers: "Mapping[str, Sequence[nn.Parameter]]",
-    names: "Mapping[nn.Parameter, str]",
+    names: "Sequence[tuple[str, nn.Parameter]]",
 ) -> "set[nn.Parameter]":
     found: set[nn.Parameter] = set()
     for name in phase.freeze:
         groups = list(layers.values())[:-1] if name == "body" and name not in layers else []
         groups += [layers[name]] if name in layers else []
         some = {p for group in groups for p in group}
-        some |= {p for p, n in names.items() if n == name or n.startswith(f"{name}.")}
+        some |= {p for n, p in names if n == name or n.startswith(f"{name}.")}
+        if not some and name == "body":
+            raise UsageError(
+                "freeze is 'body', which is all layer groups but the last, but the model has one "
+                "group only: name its parameters, or give the task layers."
+            )
         if not some:
-            raise unknown("layers to freeze", name, (*layers, "body", *names.values()))
+            raise unknown("layers to freeze", name, (*layers, "body", *(n for n, _ in names)))
         found |= some
-    if found and not any(p.requires_grad and p not in found for p in names):
+    if found and not any(p.requires_grad and p not in found for _, p in names):
         raise UsageError(f"freeze is {phase.freeze!r}, which leaves nothing to train.")
     return found

@@ -231,7 +231,7 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(_record(line))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             if number == len(lines):
                 break
             raise UsageError(

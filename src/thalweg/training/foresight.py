@@ -3,10 +3,12 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from thalweg.errors import UsageError, unknown
 from thalweg.optim import DECAYS, Optimizer
+from thalweg.optimizer import number_of
 from thalweg.scheduling import Place, put
 from thalweg.training.phases import Span, Value
 
@@ -38,7 +40,6 @@ def check_values(
     group: Mapping[str, Any],
     span: Span,
     values: Sequence[tuple[Place, Value, int]],
-    total: int,
 ) -> None:
     """See that the settings of a group are valid at each step of a phase.
 
@@ -47,14 +48,11 @@ def check_values(
         group: the group's settings as the optimizer was made with.
         span: the phase.
         values: where each setting of the phase stands, what it is, and its first step.
-        total: steps of the whole run.
 
     Raises:
         UsageError: they are not; the message names the first such step.
     """
-    curves = [
-        (where, _curve(where[0], value, first, span, total)) for where, value, first in values
-    ]
+    curves = [(where, _curve(where[0], value, first, span)) for where, value, first in values]
 
     def check(at: int) -> None:
         made = dict(group) if span.phase.decay is None else {**group, "decay": span.phase.decay}
@@ -75,20 +73,22 @@ def check_values(
         raise
 
 
-def _curve(name: str, value: Value, first: int, span: Span, total: int) -> list[float]:
+def _curve(name: str, value: Value, first: int, span: Span) -> list[float]:
     """The values at the steps of a phase; a constant's once."""
     length = getattr(value, "steps", None)
-    if length is not None and first + length < span.first + span.steps:
+    end = span.first + span.steps
+    if length is not None and first + length < end:
         raise UsageError(
-            f"the schedule of {name} covers {length} steps, but the run has {total}: give it "
-            f"{total} steps."
+            f"the schedule of {name} covers {length} steps, but the run has {end} that it is for: "
+            "leave its steps out, and it takes as many as there are."
         )
-    steps = range(span.first, span.first + span.steps)
-    curve: list[float] = [value(s - first) for s in steps] if callable(value) else [value]
+    steps = range(span.first, end)
+    given = [value(s - first) for s in steps] if callable(value) else [value]
+    curve: list[Any] = [number_of(y) for y in given]
     for s, y in enumerate(curve, span.first):
-        if not isinstance(y, int | float) or not math.isfinite(y):  # pyright: ignore
+        if not isinstance(y, Real) or not math.isfinite(y):
             raise UsageError(f"{name} is {y!r} at step {s}, but must be a finite number.")
-    return curve
+    return [float(y) for y in curve]
 
 
 def _check(optimizer: "torch.optim.Optimizer", group: dict[str, Any]) -> None:

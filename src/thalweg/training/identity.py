@@ -1,5 +1,9 @@
 """What a run is a run of: told apart by content, so that a resume goes on with the same."""
 
+# torch leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import inspect
 import platform
 import sysconfig
@@ -37,17 +41,25 @@ def identity(task: Task, model: nn.Module, data: Data) -> Identity:
     Returns:
         `task`: its name. `code`: the start of the sha256 of each source file that the task's
         functions and the model's layers are defined in; files of installed packages are not
-        among them, nor what was typed into an interpreter. `model`: shape and type of every
-        parameter and buffer. `data`: shape, type and the start of the BLAKE2b of every tensor.
+        among them, nor what was typed into an interpreter. `functions`: what the task's are
+        called, with what is bound to them. `model`: shape and type of every parameter and buffer,
+        and each layer's plain settings. `data`: shape, type and the start of the BLAKE2b of every
+        tensor.
     """
     functions = [getattr(task, name, None) for name in _FUNCTIONS]
     layers = {type(layer) for layer in model.modules()}
     return {
         "task": {"name": task.name},
         "code": _code([*functions, *layers]),
+        "functions": {
+            name: _named(f) for name, f in zip(_FUNCTIONS, functions, strict=True) if f is not None
+        },
         "model": {
-            name: _form(tensor)
-            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            **{
+                name: _form(tensor)
+                for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            },
+            **{f"layer {name}".rstrip(): _named(layer) for name, layer in model.named_modules()},
         },
         "data": {
             f"{part} {what}": f"{_form(tensor)} {_digest(tensor)}"
@@ -103,6 +115,24 @@ def _digest(tensor: Tensor) -> str:
     # NumPy has no bfloat16, and scalars cannot be viewed as bytes.
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return blake2b(content.numpy(), digest_size=8).hexdigest()  # pyright: ignore
+
+
+def _named(thing: Any) -> str:
+    """What a thing is called, with the arguments that are bound to it."""
+    if isinstance(thing, partial):
+        bound = cast("partial[Any]", thing)
+        given = [*map(repr, bound.args), *(f"{n}={v!r}" for n, v in bound.keywords.items())]
+        return f"{_named(bound.func)}({', '.join(given)})"
+    if inspect.isroutine(thing) or inspect.isclass(thing):
+        return thing.__qualname__
+    given = [f"{n}={v!r}" for n, v in vars(thing).items() if n != "training" and _is_plain(v)]
+    return f"{type(thing).__qualname__}({', '.join(given)})"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, cast("tuple[Any, ...]", value)))
+    return isinstance(value, bool | int | float | str)
 
 
 def _code(objects: Iterable[Any]) -> dict[str, str]:

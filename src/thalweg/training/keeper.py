@@ -4,12 +4,13 @@
 # pyright: reportUnknownMemberType=false
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from thalweg.errors import UsageError
 from thalweg.training.folder import Folder
@@ -86,6 +87,11 @@ class Keeper:
         folder, run = self._folder, self._run
         assert folder is not None
         old = folder.run
+        if missing := {*described, "history"} - old.keys():
+            raise UsageError(
+                f"{folder.path / 'run.json'} is damaged: it has no {', '.join(sorted(missing))}. "
+                "Put it back from a copy, or start anew in another folder."
+            )
         differing = differences(old["identity"], described["identity"])
         differing += differences(_flat(old), _flat(described))
         if differing and not force:
@@ -101,6 +107,12 @@ class Keeper:
         if found is not None:
             run.load(found[0])
         self.earlier = folder.cut(run.recorded)
+        if [r.steps for r in self.earlier[-1:]] != [run.recorded] * bool(run.recorded):
+            warnings.warn(
+                f"records of the run in {folder.path} are missing: the last one should be of step "
+                f"{run.recorded}.",
+                stacklevel=2,
+            )
         folder.note(
             **described,
             status="running",
@@ -171,11 +183,26 @@ def _flat(run: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         "optimizer": {
             "name": str(run["optimizer"]["name"]),
-            **{n: repr(v) for n, v in run["optimizer"]["settings"].items()},
+            **{n: _plain(v) for n, v in run["optimizer"]["settings"].items()},
         },
-        "phases": {str(i): repr(phase) for i, phase in enumerate(run["phases"])},
-        "recipe": {n: repr(v) for n, v in run["recipe"].items()},
+        "phases": {
+            f"{name} of phase {i}": _plain(value)
+            for i, phase in enumerate(run["phases"])
+            for name, value in {**phase, **phase["settings"]}.items()
+            if name != "settings"
+        },
+        "recipe": {n: _plain(v) for n, v in run["recipe"].items()},
     }
+
+
+def _plain(value: Any) -> str:
+    """A value in words, the same for 3 and for 3.0."""
+    if isinstance(value, list):
+        return f"[{', '.join(_plain(v) for v in cast('list[Any]', value))}]"
+    if isinstance(value, dict):
+        parts = cast("dict[str, Any]", value).items()
+        return f"{{{', '.join(f'{n}: {_plain(v)}' for n, v in parts)}}}"
+    return repr(float(value)).removesuffix(".0") if type(value) in (int, float) else str(value)
 
 
 def _entry(step: int, **more: list[str]) -> dict[str, Any]:

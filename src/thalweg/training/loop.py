@@ -5,13 +5,14 @@
 # pyright: reportUnknownArgumentType=false
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from thalweg.errors import UsageError
+from thalweg.errors import UsageError, unknown
 from thalweg.tasks.evaluation import evaluate
 from thalweg.tasks.task import Data, Task
 from thalweg.training.gradients import Gradients
@@ -19,7 +20,7 @@ from thalweg.training.interruption import Interrupted, Signals, signals
 from thalweg.training.keeper import Keeper
 from thalweg.training.nonfinite import DivergenceError, NonfiniteError, amend, check_weights
 from thalweg.training.phases import Phase
-from thalweg.training.recipe import Recipe
+from thalweg.training.recipe import RECIPE, Recipe
 from thalweg.training.records import Progress, Record
 from thalweg.training.run import Run, usable
 
@@ -35,7 +36,7 @@ _TOLD = 0.25
 def train(
     task: Task,
     optimizer: "Callable[..., torch.optim.Optimizer]",
-    phases: Sequence[Phase] | None = None,
+    phases: Iterable[Phase] | Phase | None = None,
     *,
     epochs: float | None = None,
     batch_size: int | Literal["full"] | None = None,
@@ -55,7 +56,7 @@ def train(
     Args:
         task: what to train.
         optimizer: makes the optimizer of a model's parameters, such as a class of `thalweg`.
-        phases: of the run, one after the other; one phase of `epochs` unless given.
+        phases: of the run, one after the other, or one; a phase of `epochs` unless given.
         epochs: passes over the training data; the task's own number unless given.
         batch_size: samples per step: all ("full", batch descent), 1 (stochastic) or some
             (mini-batch); the task's own number unless given.
@@ -76,6 +77,13 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came; with `out`, a snapshot has been kept.
         UsageError: a setting is out of range, at whichever step; found before the first one.
     """
+    if not isinstance(task, Task):  # pyright: ignore
+        raise UsageError(
+            f"task is {task!r}, but must be a thalweg.Task; thalweg.tasks.load finds one by name."
+        )
+    for name in recipe:
+        if name not in RECIPE:
+            raise unknown("argument of train", name, (*signature(train).parameters, *RECIPE))
     there = usable(device)
     data = data or task.data()
     size = task.batch_size if batch_size is None else batch_size
@@ -87,6 +95,7 @@ def train(
         **recipe,
     )
     phases = [Phase(task.epochs if epochs is None else epochs)] if phases is None else phases
+    phases = [phases] if isinstance(phases, Phase) else list(phases)
     run = Run(task, optimizer, phases, chosen, data, there)
     keeper = Keeper.begin(
         run,
@@ -177,7 +186,7 @@ def _evaluated(run: Run) -> list[float]:
     try:
         check_weights(run)
         if last:
-            averages.settle(run.x.split(1024))
+            averages.settle(run.x)
         precision = recipe.precision
         loss, metric = evaluate(task, averages.model, run.validation, precision=precision)
         if not math.isfinite(metric):

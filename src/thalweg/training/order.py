@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -115,14 +116,19 @@ def factory(
 
     check_settings(text, settings)
     rule = parsed_rule(text)
-    values = {name: _value(name, value) for name, value in settings.items()}
+    several = {name for name, hyper in rule.hypers.items() if isinstance(hyper.default, tuple)}
+    values = {name: _value(name, v, name in several | _PAIRS) for name, v in settings.items()}
     if rule.name not in OPTIMIZERS:
         return lambda params: Optimizer(params, rule, convention=convention, **values)
     cls, values = CLASSES[rule.title], {**rule.given, **values}
     return lambda params: cls(params, convention=convention, **values)  # pyright: ignore
 
 
-_NO_SETTINGS = {"params", "self", "settings", "convention", "backend", "foreach", "fused", "decay"}
+_PAIRS = {"betas", "etas", "step_sizes"}
+_NO_SETTINGS = {
+    *("params", "self", "settings", "convention", "backend", "decay"),
+    *("foreach", "fused", "capturable", "differentiable"),
+}
 
 
 def check_settings(text: str, settings: Iterable[str], others: Iterable[str] = ()) -> None:
@@ -150,15 +156,14 @@ def check_settings(text: str, settings: Iterable[str], others: Iterable[str] = (
             raise unknown(f"setting of {rule.title} or option", name, (*names, *others))
 
 
-def _value(name: str, text: str) -> Any:
-    """A number, a truth, several numbers with / between them, or a schedule."""
-    parts = text.split("/")
+def _value(name: str, text: str, several: bool) -> Any:
+    """A number or fraction, a truth, several numbers with / between them, or a schedule."""
     try:
-        numbers = tuple(float(part) for part in parts)
-    except ValueError:
+        numbers = tuple(float(part) for part in text.split("/"))
+        return numbers if several and len(numbers) > 1 else reduce(lambda a, b: a / b, numbers)
+    except (ValueError, ZeroDivisionError):
         truth = {"true": True, "false": False}.get(text.lower())
         return _schedule(name, text) if truth is None else truth
-    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def read_phases(path: Path) -> list[dict[str, Any]]:

@@ -51,7 +51,12 @@ class Phase:
         if not number or not 0 < epochs < math.inf:
             raise UsageError(f"epochs is {epochs!r}, but must be a number of passes above 0.")
         frozen = (freeze,) if isinstance(freeze, str) else tuple(freeze)
-        values = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in settings.items()}
+        values = {
+            n: tuple(_checked(n, part) for part in v)
+            if isinstance(v, list | tuple)
+            else _checked(n, v)
+            for n, v in settings.items()
+        }
         for name, value in (("epochs", epochs), ("freeze", frozen), ("decay", decay)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "settings", values)
@@ -76,6 +81,21 @@ class Phase:
         """The phase that `data` returned."""
         settings = {name: _value(value) for name, value in data["settings"].items()}
         return cls(data["epochs"], freeze=data["freeze"], decay=data["decay"], **settings)
+
+
+def _checked(name: str, value: Any) -> Value:
+    """A setting's value; a number of another kind, such as NumPy's, as Python's."""
+    if callable(value):
+        return cast("Callable[[int], float]", value)
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name} of a phase is {value!r}, but must be a number, a schedule such as "
+            "thalweg.one_cycle(3e-3), or several of them, one for each layer group."
+        ) from None
 
 
 def as_data(value: Any) -> Any:
@@ -137,9 +157,12 @@ def spans(phases: Sequence[Phase], per_epoch: int) -> list[Span]:
         UsageError: there is no phase, one is shorter than a step, or a schedule is longer or
             shorter than its phase.
     """
+    for i, phase in enumerate(phases):
+        if not isinstance(phase, Phase):  # pyright: ignore
+            raise UsageError(f"phase {i} is {phase!r}, but must be a thalweg.Phase.")
     if not phases:
         raise UsageError("phases is empty, but a run needs one: Phase(epochs=10).")
-    ends = [round(epochs * per_epoch) for epochs in accumulate(p.epochs for p in phases)]
+    ends = [math.floor(epochs * per_epoch + 0.5) for epochs in accumulate(p.epochs for p in phases)]
     found: list[Span] = []
     for i, (phase, first, end) in enumerate(zip(phases, (0, *ends), ends, strict=False)):
         steps = end - first
@@ -151,24 +174,34 @@ def spans(phases: Sequence[Phase], per_epoch: int) -> list[Span]:
         settings: dict[str, Value | tuple[Value, ...]] = {}
         for name, value in phase.settings.items():
             if isinstance(value, tuple):
-                settings[name] = tuple(_fitted(v, steps, name, i) for v in value)
+                settings[name] = tuple(fitted(v, steps, name, f"phase {i}") for v in value)
             else:
-                settings[name] = _fitted(value, steps, name, i)
-        fitted = Phase(phase.epochs, freeze=phase.freeze, decay=phase.decay, **settings)
-        found.append(Span(fitted, first, steps))
+                settings[name] = fitted(value, steps, name, f"phase {i}")
+        whole = Phase(phase.epochs, freeze=phase.freeze, decay=phase.decay, **settings)
+        found.append(Span(whole, first, steps))
     return found
 
 
-def fitted(value: Value, steps: int) -> Value:
-    """The value, as a schedule that knows its length if it is one that was to learn it."""
-    return value.over(steps) if isinstance(value, Schedule) else value
+def fitted(value: Value, steps: int, name: str, where: str, *, whole: bool = True) -> Value:
+    """The value, as a schedule that knows its length if it is one that was to learn it.
 
+    Args:
+        value: a setting's.
+        steps: how many there are.
+        name: the setting's.
+        where: what has so many.
+        whole: whether the schedule must cover all of them.
 
-def _fitted(value: Value, steps: int, name: str, phase: int) -> Value:
-    schedule = fitted(value, steps)
-    if isinstance(schedule, Schedule) and schedule.steps not in (None, steps):
+    Raises:
+        UsageError: a schedule takes more, or covers fewer.
+    """
+    if not isinstance(value, Schedule):
+        return value
+    schedule = value.over(steps)
+    covers = schedule.steps in (None, steps) or not whole
+    if (schedule.length or 0) > steps or not covers:
         raise UsageError(
-            f"{name} in phase {phase} has a schedule of {schedule.steps} steps, but the phase has "
-            f"{steps}: leave its steps out, and it is as long as the phase."
+            f"{name} in {where} has a schedule of {schedule.length} steps, but there are {steps}: "
+            "leave its steps out, and it takes as many as there are."
         )
     return schedule

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal
 
 from thalweg.errors import UsageError, unknown
 
-__all__ = ["NONFINITE", "PRECISIONS", "Recipe"]
+__all__ = ["NONFINITE", "PRECISIONS", "RECIPE", "Recipe"]
 
 NONFINITE = ("stop", "skip", "shrink")
 """What is done when the loss or a gradient is not finite."""
@@ -55,6 +56,11 @@ class Recipe:
     nonfinite: Literal["stop", "skip", "shrink"] = "stop"
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "seed"):
+            value = getattr(self, name)
+            if type(value) is not bool and isinstance(value, Integral):
+                # NumPy's, for one, could not be written down.
+                object.__setattr__(self, name, int(value))
         _check("batch_size", self.batch_size, lambda x: x >= 1, 'a whole number from 1 or "full"')
         _check("accumulate", self.accumulate, lambda x: x >= 1, "a whole number from 1")
         _check("seed", self.seed, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1")
@@ -70,6 +76,9 @@ class Recipe:
                 "way only: leave one of them out."
             )
 
+
+RECIPE = tuple(f.name for f in fields(Recipe))
+"""The names of a recipe's entries."""
 
 _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip_norm": (lambda x: x > 0, "a number above 0"),

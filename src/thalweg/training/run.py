@@ -68,13 +68,23 @@ class Run:
         # Another stream than that of the order: torch takes 32 bits of a seed.
         self.augmenting = torch.Generator().manual_seed(recipe.seed ^ 2**31)
         self.model = task.model().to(self.device)
+        self.parameters = list(self.model.parameters())
+        if not self.parameters:
+            raise UsageError(f"the model of the task {task.name} has no parameters to train.")
         self.names = {p: name for name, p in self.model.named_parameters()}
-        self.parameters = list(self.names)
         layers = _layers(task, self.model)
         apart = layers_needed(phases)
         groups = [{"params": list(group)} for group in layers.values()]
-        self.optimizer = optimizer(groups if apart else self.parameters)
-        self.course = Course(phases, self.per_epoch, self.optimizer, layers, self.names)
+        self.optimizer = _made(optimizer, groups if apart else self.parameters)
+        # Weights that layers share have several names.
+        names = list(self.model.named_parameters(remove_duplicate=False))
+        self.course = Course(phases, self.per_epoch, self.optimizer, layers, names)
+        ends = self.course.total // self.per_epoch
+        if recipe.swa is not None and recipe.swa >= ends:
+            raise UsageError(
+                f"swa is {recipe.swa!r}, but the run has {ends} whole epochs, which leaves nothing "
+                "to be averaged: give an earlier epoch."
+            )
         self.averages = Averages(self.model, recipe)
         self.steps = self.samples = self.recorded = 0
         self.skipped = self.skipped_in_a_row = 0
@@ -96,9 +106,9 @@ class Run:
     @property
     def due(self) -> int:
         """The step after which the next evaluation comes."""
-        every = self.recipe.evaluate_every * self.per_epoch
+        every = max(1.0, self.recipe.evaluate_every * self.per_epoch)
         count = math.floor(self.recorded / every)
-        while (step := round(count * every)) <= self.recorded:
+        while (step := math.floor(count * every + 0.5)) <= self.recorded:
             count += 1
         return min(step, self.course.total)
 
@@ -192,6 +202,21 @@ class Run:
         """
         import torch
 
+        if state["steps"] > self.course.total:
+            raise UsageError(
+                f"the run is at step {state['steps']} already, but would have {self.course.total} "
+                "steps now: it cannot go on beyond its end."
+            )
+        there, here = (
+            # That one is a phase's.
+            [set(group) - {"params", "decay"} for group in held["param_groups"]]
+            for held in (state["optimizer"], self.optimizer.state_dict())
+        )
+        if there != here:
+            raise UsageError(
+                "the run was trained by another optimizer, whose state this one cannot go on from: "
+                "start anew in another folder."
+            )
         try:
             self.model.load_state_dict(state["model"])
             self.averages.load(state["averages"])
@@ -216,6 +241,23 @@ class Run:
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         version, numbers, gauss = drawn["python"]
         random.setstate((version, tuple(numbers), gauss))
+
+
+def _made(optimizer: Any, params: Any) -> "torch.optim.Optimizer":
+    import torch
+
+    if not callable(optimizer):
+        raise UsageError(
+            f"optimizer is {optimizer!r}, but must make one of a model's parameters: a class, or a "
+            "function such as lambda params: thalweg.AdamW(params, lr=3e-3)."
+        )
+    made = optimizer(params)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UsageError(
+            f"optimizer has made {made!r} of the model's parameters, but must make a "
+            "torch.optim.Optimizer."
+        )
+    return made
 
 
 def usable(device: str | None) -> "torch.device":

@@ -117,7 +117,7 @@ class Snapshots:
 
     def _listed(self) -> list[Path]:
         """Files that are called as a snapshot is, the newest last."""
-        found = [p for p in self.folder.glob("*.pt") if _NAME.fullmatch(p.name)]
+        found = [p for p in self.folder.glob("*.pt") if _NAME.fullmatch(p.name) and p.is_file()]
         return sorted(found, key=lambda p: (_step(p), p.stat().st_mtime_ns))
 
 
