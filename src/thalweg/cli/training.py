@@ -166,7 +166,7 @@ def train(
             "seed": seed,
         }
         order = Order(
-            task=task,
+            task=_anywhere(task),
             optimizer=optimizer,
             settings=context.meta["settings"],
             convention=convention,
@@ -194,11 +194,9 @@ def train(
         typer.echo(f"thalweg: diverged: {error}", err=True)
         raise typer.Exit(1) from None
     except Interrupted as error:
-        typer.echo(
-            f"\nStopped; nothing is lost. Go on with:\n"
-            f"  thalweg train --resume {shlex.quote(str(folder))}",
-            err=True,
-        )
+        on = f"nothing is lost. Go on with:\n  thalweg train --resume {shlex.quote(str(folder))}"
+        begun = (folder / "run.json").exists()
+        typer.echo(f"\nStopped; {on if begun else 'the run had not begun.'}", err=True)
         raise typer.Exit(128 + error.number) from None
     except UsageError:
         raise
@@ -214,6 +212,12 @@ def train(
                 err=True,
             )
         raise typer.Exit(1) from None
+
+
+def _anywhere(task: str) -> str:
+    """A task that is found from whatever folder the run goes on in."""
+    path, colon, name = task.partition(":")
+    return f"{Path(path).expanduser().absolute()}{colon}{name}" if path.endswith(".py") else task
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

@@ -41,7 +41,8 @@ def warmup_stable_decay(
     The shares are of the steps, rounded down. `decay="sqrt"` goes down as 1 - sqrt(share).
     """
     assert steps is not None
-    rising, falling = int(steps * warmup_share), int(steps * decay_share)
+    # 0.29 of 100 is 29, whatever the product of their nearest numbers is.
+    rising, falling = (int(steps * share + 1e-9) for share in (warmup_share, decay_share))
     if rising + falling > steps:
         raise UsageError(
             f"warmup_share is {warmup_share} and decay_share is {decay_share}, but both together "

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from thalweg.errors import UsageError
 from thalweg.training.board import Board
 from thalweg.training.display import Display, print_summary
 from thalweg.training.folder import read_run
+from thalweg.training.interruption import signals
 from thalweg.training.loop import train
 from thalweg.training.order import Order
 from thalweg.training.page import write_page
@@ -74,6 +75,8 @@ def carry_out(
     task = tasks.load(order.task)
     phases = order.course(task.epochs)
     with ExitStack() as stack:
+        # What comes while the run waits for its record to be shown.
+        stack.enter_context(signals(at_once=True))
         board = stack.enter_context(Board(out)) if tensorboard else None
         display = stack.enter_context(Display(task))
         watchers: list[Callable[[Progress], None]] = [display.watch]
@@ -84,26 +87,25 @@ def carry_out(
                 told(progress)
 
         about = {"order": order.data(), "command": command, "tensorboard": tensorboard}
-        try:
-            for record in train(
-                task,
-                factory,
-                phases,
-                device=device,
-                out=out,
-                resume=resume,
-                force=force,
-                save_every=save_every,
-                watch=watch,
-                about=about,
-                **order.options,
-            ):
-                records.append(record)
-                display(record)
-                if board:
-                    board(record)
-        finally:
-            _write_page(out)
+        stack.callback(_write_page, out)
+        run = train(
+            task,
+            factory,
+            phases,
+            device=device,
+            out=out,
+            resume=resume,
+            force=force,
+            save_every=save_every,
+            watch=watch,
+            about=about,
+            **order.options,
+        )
+        for record in stack.enter_context(closing(run)):
+            records.append(record)
+            display(record)
+            if board:
+                board(record)
     print_summary(task, records, out)
     return records
 

@@ -67,6 +67,11 @@ class Course:
         ]
         self._setters: list[_Setter] = []
         self.phase, self.span = 0, self.spans[0]
+        # Some optimizers keep numbers of their own in their groups: those are not for us to set.
+        self._led = [
+            {where[0] for at in range(len(self.spans)) for where, _, _ in self._values(i, at)}
+            for i in range(len(self._base))
+        ]
         for at, span in enumerate(self.spans):
             check_decay(optimizer, at, span.phase.decay)
             for i, group in enumerate(self._base):
@@ -81,11 +86,10 @@ class Course:
             p.requires_grad_(wanted and p not in self._frozen[at])
         self._setters = []
         for i, group in enumerate(self._groups):
-            for key, value in self._base[i].items():
-                if key not in _LISTS:
-                    put(group, (key, None), value)
-            if "decay" not in self._base[i]:
-                group.pop("decay", None)
+            for key in self._led[i] | ({"lr"} if self.scale != 1 else set[str]()):
+                put(group, (key, None), self._base[i][key])
+            group.pop("decay", None)
+            group |= {k: v for k, v in self._base[i].items() if k == "decay"}
             if self.span.phase.decay is not None:
                 group["decay"] = self.span.phase.decay
             if self.scale != 1:

@@ -18,6 +18,7 @@ from thalweg.training.identity import differences, environment, identity
 from thalweg.training.nonfinite import check_weights
 from thalweg.training.records import Record
 from thalweg.training.run import Run
+from thalweg.training.snapshots import check_plain
 
 __all__ = ["Keeper"]
 
@@ -34,6 +35,7 @@ class Keeper:
         self._run, self._folder, self._every = run, folder, every
         self.due = perf_counter() + every if folder else float("inf")
         self.earlier: list[Record] = []
+        self._saved = (-1, -1)
 
     @classmethod
     def begin(
@@ -65,6 +67,8 @@ class Keeper:
             if resume:
                 raise UsageError("resume is True, but out names no folder to go on from.")
             return cls(run, None, every)
+        # What cannot be kept is better found now than after an hour.
+        check_plain(run.state())
         described: dict[str, Any] = {
             **_described(run),
             "identity": identity(run.task, run.model, run.data),
@@ -106,6 +110,7 @@ class Keeper:
         found = folder.snapshots.newest()
         if found is not None:
             run.load(found[0])
+            self._saved = run.steps, run.recorded
         self.earlier = folder.cut(run.recorded)
         if [r.steps for r in self.earlier[-1:]] != [run.recorded] * bool(run.recorded):
             warnings.warn(
@@ -129,6 +134,7 @@ class Keeper:
         if self._folder is not None:
             check_weights(self._run)
             self._folder.snapshots.save(self._run.steps, self._run.state())
+            self._saved = self._run.steps, self._run.recorded
             self.due = perf_counter() + self._every
 
     def record(self, record: Record) -> None:
@@ -143,7 +149,8 @@ class Keeper:
         try:
             if status == "finished":
                 # So that there is nothing left to be done again.
-                self.save()
+                if self._saved != (self._run.steps, self._run.recorded):
+                    self.save()
                 self._folder.save_model(self._run.averages.model.state_dict())
             self._folder.note(status=status, reason=reason)
         except UsageError:
@@ -152,6 +159,7 @@ class Keeper:
                 raise
         finally:
             self._folder.close()
+            self._folder = None
 
     def earlier_snapshot(self) -> str:
         """A sentence on what there is to go on from; empty where nothing is kept."""

@@ -5,8 +5,9 @@
 # pyright: reportUnknownArgumentType=false
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from inspect import signature
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +21,7 @@ from thalweg.training.interruption import Interrupted, Signals, signals
 from thalweg.training.keeper import Keeper
 from thalweg.training.nonfinite import DivergenceError, NonfiniteError, amend, check_weights
 from thalweg.training.phases import Phase
+from thalweg.training.randomness import drawn, put_back
 from thalweg.training.recipe import RECIPE, Recipe
 from thalweg.training.records import Progress, Record
 from thalweg.training.run import Run, usable
@@ -50,7 +52,7 @@ def train(
     watch: Callable[[Progress], None] | None = None,
     about: Mapping[str, Any] | None = None,
     **recipe: Any,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train a new model of the task and report at every evaluation.
 
     Args:
@@ -99,17 +101,25 @@ def train(
     run = Run(task, optimizer, phases, chosen, data, there)
     keeper = Keeper.begin(
         run,
-        None if out is None else Path(out),
+        None if out is None else Path(out).expanduser().absolute(),
         resume=resume,
         force=force,
         every=save_every,
         about=about or {},
     )
     with signals(wanted=out is not None) as caught:
-        status, reason = "stopped", ""
+        status, reason, state = "stopped", "", drawn()
         try:
-            yield from keeper.earlier
-            yield from _steps(run, keeper, caught, watch)
+            for record in chain(keeper.earlier, _steps(run, keeper, caught, watch)):
+                if record.steps == run.recorded == run.course.total:
+                    # Whoever takes no more than the last record has all of the run.
+                    status = "finished"
+                    keeper.end(status)
+                # What goes on outside draws at random too, and is not to be kept from Ctrl-C.
+                state = drawn()
+                with caught.removed():
+                    yield record
+                put_back(state)
             status = "finished"
         except (DivergenceError, Interrupted) as error:
             status = "diverged" if isinstance(error, DivergenceError) else "stopped"
@@ -119,7 +129,11 @@ def train(
             raise
         except GeneratorExit:
             # Whoever takes the records wants no more of them: the run can go on later.
+            put_back(state)
             keeper.save()
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
             raise
         finally:
             keeper.end(status, reason)

@@ -41,6 +41,7 @@ class Phase:
 
     def __init__(
         self,
+        /,
         epochs: float,
         *,
         freeze: str | Sequence[str] = (),

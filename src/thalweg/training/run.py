@@ -5,17 +5,15 @@
 # pyright: reportUnknownArgumentType=false
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from thalweg.errors import UsageError
 from thalweg.tasks.task import Data, Task
 from thalweg.training.averages import Averages
 from thalweg.training.course import Course, layers_needed
 from thalweg.training.phases import Phase
+from thalweg.training.randomness import drawn, put_back
 from thalweg.training.recipe import Recipe
 from thalweg.training.records import Record
 
@@ -174,9 +172,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Everything that decides the rest of the run, as tensors and plain data."""
-        import torch
 
-        kind, keys, *rest = np.random.get_state()
         return {
             **{name: getattr(self, name) for name in _COUNTS},
             "scale": self.course.scale,
@@ -186,12 +182,7 @@ class Run:
             "order": self._drawn,
             "drawn at": self._at,
             "augmenting": self.augmenting.get_state(),
-            "random": {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-                "numpy": [kind, torch.as_tensor(np.asarray(keys, np.int64)), *rest],
-                "python": random.getstate(),
-            },
+            "random": drawn(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -209,10 +200,10 @@ class Run:
             )
         there, here = (
             # That one is a phase's.
-            [set(group) - {"params", "decay"} for group in held["param_groups"]]
+            [group.keys() - {"decay"} for group in held["param_groups"]]
             for held in (state["optimizer"], self.optimizer.state_dict())
         )
-        if there != here:
+        if len(there) != len(here) or any(h - t for t, h in zip(there, here, strict=True)):
             raise UsageError(
                 "the run was trained by another optimizer, whose state this one cannot go on from: "
                 "start anew in another folder."
@@ -233,14 +224,7 @@ class Run:
         # As the last step left it; the next one goes on from there.
         self.course.enter(max(0, self.steps - 1))
         self.course.follow(max(0, self.steps - 1))
-        drawn = state["random"]
-        torch.set_rng_state(drawn["torch"])
-        if drawn["cuda"]:
-            torch.cuda.set_rng_state_all(drawn["cuda"])
-        kind, keys, *rest = drawn["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-        version, numbers, gauss = drawn["python"]
-        random.setstate((version, tuple(numbers), gauss))
+        put_back(state["random"])
 
 
 def _made(optimizer: Any, params: Any) -> "torch.optim.Optimizer":
