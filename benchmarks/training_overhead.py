@@ -5,8 +5,9 @@
     python benchmarks/training_overhead.py --rounds 3 dataloader
     python benchmarks/training_overhead.py parts
 
-One thread. THALWEG_DATA names the folder of the data. Contestants take turns, and times are given
-on the wall clock and as the processor's, which others that use the machine disturb less.
+One thread, or as many as OMP_NUM_THREADS says. THALWEG_DATA names the folder of the data.
+Contestants take turns, and times are given on the wall clock and as the processor's, which others
+that use the machine disturb less.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from functools import cache, partial
 from itertools import pairwise
 from statistics import median, quantiles
 
-# One thread, in every library, from the start.
-os.environ["OMP_NUM_THREADS"] = "1"
+# In every library, from the start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", help=f"of {', '.join(ROUNDS)}, dataloader, parts")
     parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread of {os.cpu_count()} cores")
