@@ -63,7 +63,7 @@ class Display:
             case Started():
                 self._running[event.run] = 0
             case RunProgress():
-                self._running[event.run] = event.epoch.epoch
+                self._running[event.run] = int(event.epoch.epoch)
             case Ended():
                 self._running.pop(event.result.run, None)
                 self._results.append(event.result)
