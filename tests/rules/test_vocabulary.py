@@ -1,6 +1,8 @@
 """The graph a rule is recorded as."""
 
 import gc
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -185,3 +187,26 @@ def test_a_long_graph_does_not_overflow_the_stack() -> None:
 
 def test_repr() -> None:
     assert repr(sqrt(x + 2)) == "sqrt(add(x, 2.0))"
+
+
+def test_threads_that_ask_for_the_same_expression_at_once_get_one() -> None:
+    count, expressions = 8, 2000
+    alike = threading.Barrier(count)
+    found: list[list[Expr]] = [[] for _ in range(count)]
+
+    def ask(mine: list[Expr]) -> None:
+        x = symbol("x", element=True)
+        alike.wait(60)
+        mine += [x + (0.5 + i) for i in range(expressions)]
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=ask, args=(mine,)) for mine in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    assert all(len({id(e) for e in same}) == 1 for same in zip(*found, strict=True))

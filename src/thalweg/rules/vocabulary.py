@@ -5,6 +5,7 @@ graph is all a backend ever sees, so this file is the whole list of what a backe
 """
 
 from collections.abc import Iterator
+from threading import Lock
 from typing import NoReturn, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -116,15 +117,20 @@ class Expr:
 Value: TypeAlias = Expr | float
 
 _pool: WeakValueDictionary[tuple[object, ...], Expr] = WeakValueDictionary()
+_interning = Lock()
 
 
 def _interned(op: str, args: tuple[Expr | float | str, ...], element: bool) -> Expr:
     key = (op, element, *(id(a) if isinstance(a, Expr) else a for a in args))
     expr = _pool.get(key)
     if expr is None:
-        expr = Expr()
-        expr.op, expr.args, expr.element = op, args, element
-        _pool[key] = expr
+        # Two that ask at once must be given the same: what is equal is told by identity.
+        with _interning:
+            expr = _pool.get(key)
+            if expr is None:
+                expr = Expr()
+                expr.op, expr.args, expr.element = op, args, element
+                _pool[key] = expr
     return expr
 
 
