@@ -59,7 +59,7 @@ def compiled(group: Group, values: list[Any], rule: Rule, settings: Settings) ->
     )
 
 
-_LISTS = ("params", "param_names")
+_LISTS = ("params", "param_names", "schedules")
 
 
 def _is_mutable(value: Any) -> bool:
