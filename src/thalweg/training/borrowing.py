@@ -4,22 +4,21 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from thalweg.errors import UsageError
 from thalweg.training.interruption import Interrupted, signals
+from thalweg.training.randomness import same_randomness
 
-__all__ = ["borrowed", "same_randomness"]
+__all__ = ["borrowed"]
 
 
 @contextmanager
@@ -62,21 +61,6 @@ def borrowed(
             # From here on another one has to wait until all is back.
             caught.received = None
     check()
-
-
-@contextmanager
-def same_randomness() -> Generator[None, None, None]:
-    """Put the random states of Python, NumPy and torch back at the end."""
-    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # To ask a device that has not been used yet would start it.
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])
-        torch.set_rng_state(kept[2])
-        torch.cuda.set_rng_state_all(cuda)
 
 
 def _kept_module(module: nn.Module) -> Callable[[], None]:

@@ -68,11 +68,15 @@ class Gradients:
             clip_grad_norm_(self._parameters, self._clip_norm)
         return loss
 
-    def _added(self, inputs: "Tensor", targets: "Tensor", share: float) -> "Tensor":
-        """The loss of a batch, whose gradients are added to those that are there."""
+    def loss_of(self, inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """The mean loss of samples, in the recipe's precision."""
         with self._cast:
             outputs = self._model(inputs)
-        loss = self._task.loss(outputs if self._lowered is None else outputs.float(), targets)
+        return self._task.loss(outputs if self._lowered is None else outputs.float(), targets)
+
+    def _added(self, inputs: "Tensor", targets: "Tensor", share: float) -> "Tensor":
+        """The loss of a batch, whose gradients are added to those that are there."""
+        loss = self.loss_of(inputs, targets)
         if share != 1:
             loss = loss * share
         loss.backward()

@@ -21,7 +21,7 @@ from thalweg.training.interruption import Interrupted, Signals, signals
 from thalweg.training.keeper import Keeper
 from thalweg.training.nonfinite import DivergenceError, NonfiniteError, amend, check_weights
 from thalweg.training.phases import Phase
-from thalweg.training.randomness import drawn, put_back
+from thalweg.training.randomness import same_randomness
 from thalweg.training.recipe import RECIPE, Recipe
 from thalweg.training.records import Progress, Record
 from thalweg.training.run import Run, usable
@@ -108,7 +108,7 @@ def train(
         about=about or {},
     )
     with signals(wanted=out is not None) as caught:
-        status, reason, state = "stopped", "", drawn()
+        status, reason = "stopped", ""
         try:
             for record in chain(keeper.earlier, _steps(run, keeper, caught, watch)):
                 if record.steps == run.recorded == run.course.total:
@@ -116,10 +116,8 @@ def train(
                     status = "finished"
                     keeper.end(status)
                 # What goes on outside draws at random too, and is not to be kept from Ctrl-C.
-                state = drawn()
-                with caught.removed():
+                with caught.removed(), same_randomness():
                     yield record
-                put_back(state)
             status = "finished"
         except (DivergenceError, Interrupted) as error:
             status = "diverged" if isinstance(error, DivergenceError) else "stopped"
@@ -129,7 +127,6 @@ def train(
             raise
         except GeneratorExit:
             # Whoever takes the records wants no more of them: the run can go on later.
-            put_back(state)
             keeper.save()
             raise
         except Exception as error:
@@ -192,12 +189,9 @@ def _evaluated(run: Run) -> list[float]:
 
     What is drawn at random later is left alone.
     """
-    import torch
-
     task, recipe, averages = run.task, run.recipe, run.averages
     last = run.steps == run.course.total
-    before = torch.get_rng_state()
-    try:
+    with same_randomness():
         check_weights(run)
         if last:
             averages.settle(run.x)
@@ -213,8 +207,6 @@ def _evaluated(run: Run) -> list[float]:
             for tta in (False, True)[: 1 + recipe.tta]:
                 tests.append(evaluate(task, averages.model, pair, tta=tta, precision=precision)[1])
         return [loss, metric, *tests]
-    finally:
-        torch.set_rng_state(before)
 
 
 def _progress(run: Run, loss: float, steps: int, seconds: float) -> Progress:

@@ -5,12 +5,13 @@
 # pyright: reportUnknownArgumentType=false
 
 import random
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-__all__ = ["drawn", "put_back"]
+__all__ = ["drawn", "put_back", "same_randomness"]
 
 
 def drawn() -> dict[str, Any]:
@@ -20,6 +21,7 @@ def drawn() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
+        # To ask a device that has not been used yet would start it.
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [kind, torch.as_tensor(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
@@ -37,3 +39,13 @@ def put_back(state: Mapping[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
+
+
+@contextmanager
+def same_randomness() -> Generator[None, None, None]:
+    """Put the random states back at the end, whatever has been drawn meanwhile."""
+    before = drawn()
+    try:
+        yield
+    finally:
+        put_back(before)

@@ -11,7 +11,6 @@ that it hides what a slow learner has learned; here it keeps 0.95.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 
 from thalweg.errors import UsageError
 from thalweg.schedules import exponential
-from thalweg.tasks.evaluation import casting
 from thalweg.tasks.task import Data, Task
-from thalweg.training.borrowing import borrowed, same_randomness
+from thalweg.training.borrowing import borrowed
+from thalweg.training.gradients import Gradients
 from thalweg.training.lr_curve import RangeTest, read
 from thalweg.training.phases import Phase
+from thalweg.training.randomness import same_randomness
 from thalweg.training.recipe import Recipe
 from thalweg.training.run import Run, usable
 
@@ -117,14 +117,12 @@ def lr_find(
     data = data or task.data()
     with same_randomness():
         run = Run(task, optimizer, [Phase(task.epochs)], recipe, data, usable(device))
-        cast = casting(recipe.precision, run.device)
+        gradients = Gradients(run)
 
         def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
             if task.augment is not None:
                 inputs, targets = task.augment(inputs, targets, run.augmenting)
-            with cast or nullcontext():
-                outputs = run.model(inputs)
-            return task.loss(outputs if cast is None else outputs.float(), targets)
+            return gradients.loss_of(inputs, targets)
 
         return _tested([run.model], run.optimizer, loss_of, run.batches(), lrs, smoothing)
 
