@@ -12,8 +12,9 @@ from torch import Tensor
 
 import thalweg as tw
 from thalweg import rules
-from thalweg.optim import CLASSES, DECAYS
+from thalweg.optim import CLASSES
 from thalweg.rules import OPTIMIZERS, Rule, chain
+from thalweg.rules.decaying import DECAYS
 from thalweg.rules.rule import CONVENTIONS
 from torch_parity.paths import MIRRORS, assert_close, assert_fused, copies, parameters, walk
 

@@ -4,7 +4,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -16,25 +15,10 @@ from thalweg.batches import begin
 from thalweg.compiled import Group
 from thalweg.errors import UsageError, unknown
 from thalweg.optimizer import Optimizer, number_of
-from thalweg.rules.rule import CONVENTIONS, Rule, Setting, Settings, chain
+from thalweg.rules.decaying import DECAYS, decaying
+from thalweg.rules.rule import CONVENTIONS, Rule, Setting, Settings
 
-__all__ = ["CLASSES", "DECAYS", "Optimizer"]
-
-DECAYS = ("l2", "decoupled", "independent")
-"""How weights decay: through the gradient; beside it, times the learning rate; or not times it."""
-
-
-@lru_cache(maxsize=1024)
-def _staged(rule: Rule, decay: str, maximize: bool) -> Rule:
-    """The rule with the stages that the options of the classes stand for."""
-    climb = [rules.ascend] if maximize else []
-    match decay:
-        case "l2":
-            return chain(*climb, rules.l2, rule)
-        case "decoupled":
-            return chain(*climb, rule, rules.decay)
-        case _:
-            return chain(*climb, rule, rules.independent_decay)
+__all__ = ["CLASSES", "Optimizer"]
 
 
 def _checked_decay(decay: str | None) -> str | None:
@@ -214,7 +198,8 @@ class _Mirrored(Optimizer):
         if decay is None:
             beside = group.get("decoupled_weight_decay", self.convention == "keras")
             decay = "decoupled" if beside else "l2"
-        return _staged(self.mirror.rule(group), decay, bool(group.get("maximize")))
+        climb = [rules.ascend] if group.get("maximize") else []
+        return decaying(self.mirror.rule(group), decay, *climb)
 
     def _values_of(self, group: Group, rule: Rule) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -312,7 +297,7 @@ class _Derived(Optimizer):
 
     def _rule_of(self, group: Group) -> Rule:
         assert self.rule is not None
-        return _staged(self.rule, _checked_decay(group["decay"]) or "l2", maximize=False)
+        return decaying(self.rule, _checked_decay(group["decay"]) or "l2")
 
 
 def _derived(rule: Rule) -> type[Optimizer]:
@@ -329,7 +314,7 @@ def _derived(rule: Rule) -> type[Optimizer]:
     ) -> None:
         given: dict[str, Any] = settings if lr is None else {"lr": lr, **settings}
         checked = _checked_decay(decay) or ("decoupled" if convention == "keras" else "l2")
-        staged = _staged(rule, checked, maximize=False)
+        staged = decaying(rule, checked)
         known = (*staged.hypers, *staged.flags, "decay", "convention", "backend")
         misspelt = next((name for name in given if name not in known), None)
         if misspelt is not None:

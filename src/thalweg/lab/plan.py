@@ -1,22 +1,81 @@
 """What a comparison is to run: every run is written down before the first one starts."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Literal
 
+from thalweg.errors import unknown
+from thalweg.lab.contestant import Contestant
 from thalweg.rules import Rule
-from thalweg.rules.spelling import parsed
 
-__all__ = ["Plan", "Run"]
+__all__ = ["Order", "Plan", "Run", "TaskPlan"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: an optimizer, as it is written on the command line, and a seed."""
+    """One training run.
 
+    Attributes:
+        task: the spec of one of the plan's tasks.
+        optimizer: the name of one of its contestants.
+        trial: which of the contestant's configurations; 0 is its documented defaults.
+        seed: of the initial weights and of the batches, the same for all optimizers.
+    """
+
+    task: str
     optimizer: str
+    trial: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run with everything that a worker process needs to carry it out.
+
+    Attributes:
+        run: which.
+        rule: what it trains with, settings included.
+        convention: whose reading of the rule is followed.
+        schedule: of the learning rate, in words; None: it stays as it is.
+        extra: settings of the configuration that the rule does not have: its schedule and decay.
+        epochs: passes over the training data.
+        batch_size: samples per step, or `"full"`.
+        reshuffle: whether each epoch has an order of its own.
+        test: whether the metric is taken on the test data in the end.
+    """
+
+    run: Run
+    rule: Rule
+    convention: str
+    schedule: str | None
+    extra: Mapping[str, str]
+    epochs: int
+    batch_size: int | Literal["full"]
+    reshuffle: bool
+    test: bool
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """A task as the comparison trains it.
+
+    Attributes:
+        spec: the name of a built-in task, or `path.py:name` of one's own, or, if it was given as an
+            object, its own name.
+        epochs: passes over the training data.
+        batch_size: samples per step, or `"full"`.
+        target: the value of the metric whose reaching is timed; None: the report sets one.
+        given: whether the task was given as an object, which no file can bring back.
+    """
+
+    spec: str
+    epochs: int
+    batch_size: int | Literal["full"]
+    target: float | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,47 +83,95 @@ class Plan:
     """Everything that decides the results of a comparison.
 
     Attributes:
-        task: the name of a built-in task, or `path.py:name` of one's own.
-        optimizers: each as `thalweg.rules.spelling.parsed` reads it.
+        tasks: what is trained.
+        contestants: the optimizers, each with all of its configurations.
         convention: whose reading of the rules is followed.
-        lr: the learning rate of every optimizer that is not given one of its own; None: each
-            rule's default.
-        epochs: passes over the training data.
-        batch_size: samples per step, or `"full"`.
+        trials: how many configurations each optimizer may try; 1: the documented defaults only.
+        seeds: on which the best configuration of each is judged.
+        tuning_seed: on which the trials run; none of `seeds`, if there are several trials.
+        lr: the learning rate of every optimizer that is not given one of its own, instead of a
+            search; None: each its own.
         reshuffle: whether each epoch has an order of its own.
-        seeds: one run of each optimizer for each.
-        target: the value of the metric whose reaching is timed; None: the median over the
-            optimizers of what they end with.
+        rules: those contestants' rules that were given as objects and cannot be put in words.
     """
 
-    task: str
-    optimizers: tuple[str, ...]
+    tasks: tuple[TaskPlan, ...]
+    contestants: tuple[Contestant, ...]
     convention: str
-    lr: float | None
-    epochs: int
-    batch_size: int | Literal["full"]
+    trials: int
     seeds: tuple[int, ...]
-    target: float | None
+    tuning_seed: int = 0
+    lr: float | None = None
     reshuffle: bool = True
+    rules: Mapping[str, Rule] = field(default_factory=dict[str, Rule], compare=False, repr=False)
 
-    def runs(self) -> Iterator[Run]:
-        """Every run, those of one seed together."""
-        for seed in self.seeds:
-            for optimizer in self.optimizers:
-                yield Run(optimizer, seed)
+    @property
+    def optimizers(self) -> tuple[str, ...]:
+        """The contestants' names."""
+        return tuple(self._contestants)
 
-    def rule(self, run: Run) -> Rule:
-        """The rule that a run trains with.
+    @cached_property
+    def _contestants(self) -> Mapping[str, Contestant]:
+        return {c.name: c for c in self.contestants}
+
+    @cached_property
+    def _tasks(self) -> Mapping[str, TaskPlan]:
+        return {t.spec: t for t in self.tasks}
+
+    def task(self, spec: str) -> TaskPlan:
+        """The task of this spec."""
+        return self._tasks[spec]
+
+    def contestant(self, name: str) -> Contestant:
+        """The contestant of this name.
 
         Raises:
-            UsageError: it is not known, or a setting is out of range.
+            UsageError: there is none.
         """
-        rule = parsed(run.optimizer)
-        if self.lr is not None and "lr" not in rule.given:
-            rule = rule(lr=self.lr)
+        if name not in self._contestants:
+            raise unknown("optimizer of the study", name, self._contestants)
+        return self._contestants[name]
+
+    def trials_of(self, optimizer: str) -> int:
+        """How many configurations an optimizer has; 1 where there is nothing to be searched."""
+        return len(self.contestant(optimizer).configurations)
+
+    def tuning(self, task: str, optimizer: str) -> list[Run]:
+        """The runs by which an optimizer's configuration is chosen; none if it has but one."""
+        count = self.trials_of(optimizer)
+        return [Run(task, optimizer, i, self.tuning_seed) for i in range(count)] * (count > 1)
+
+    def judging(self, task: str, optimizer: str, trial: int) -> list[Run]:
+        """The runs on fresh seeds by which a configuration is judged."""
+        return [Run(task, optimizer, trial, seed) for seed in self.seeds]
+
+    @property
+    def size(self) -> int:
+        """How many runs there will be, if each optimizer has a trial that finishes."""
+        tuning = sum(n for c in self.contestants if (n := len(c.configurations)) > 1)
+        return len(self.tasks) * (tuning + len(self.contestants) * len(self.seeds))
+
+    def order(self, run: Run) -> Order:
+        """All that is needed to carry out a run.
+
+        Raises:
+            UsageError: its optimizer is not known, or a setting is out of range.
+        """
+        task, contestant = self.task(run.task), self.contestant(run.optimizer)
+        rule, extra = contestant.configured(run.trial, self.rules.get(run.optimizer))
         # Noise that was the same in every run would not be averaged out over the seeds.
         noise = {n: run.seed for n in rule.hypers if n.endswith("seed") and n not in rule.given}
-        return rule(**noise)
+        return Order(
+            run=run,
+            rule=rule(**noise),
+            convention=self.convention,
+            schedule=extra.get("schedule"),
+            extra=extra,
+            epochs=task.epochs,
+            batch_size=task.batch_size,
+            reshuffle=self.reshuffle,
+            test=run.seed in self.seeds,
+        )
 
     def check(self) -> None:
         """See that every run can be begun.
@@ -72,17 +179,35 @@ class Plan:
         Raises:
             UsageError: an optimizer or setting is not known or out of range.
         """
-        for run in self.runs():
-            self.rule(run).settings(self.convention)
+        for contestant in self.contestants:
+            for trial in range(len(contestant.configurations)):
+                rule, _ = contestant.configured(trial, self.rules.get(contestant.name))
+                rule.settings(self.convention)
 
     def to_json(self) -> str:
         """The plan as text."""
-        return json.dumps(asdict(self))
+        values = asdict(self, dict_factory=_without_rules)
+        return json.dumps(values | {"contestants": [c.data() for c in self.contestants]})
 
     @staticmethod
-    def from_json(text: str) -> "Plan":
-        """The plan that `to_json` wrote."""
-        values = json.loads(text)
-        for name in ("optimizers", "seeds"):
-            values[name] = tuple(values[name])
-        return Plan(**values)
+    def from_json(text: str, rules: Mapping[str, Rule] | None = None) -> "Plan":
+        """The plan that `to_json` wrote.
+
+        Args:
+            text: what it returned.
+            rules: as the attribute of that name.
+        """
+        values: dict[str, Any] = json.loads(text)
+        values["tasks"] = tuple(TaskPlan(**t) for t in values["tasks"])
+        values["contestants"] = tuple(Contestant.from_data(c) for c in values["contestants"])
+        values["seeds"] = tuple(values["seeds"])
+        return Plan(**values, rules=rules or {})
+
+    @property
+    def hash(self) -> str:
+        """The start of the SHA-256 of the plan's text, by which two reports' plans compare."""
+        return sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _without_rules(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {k: v for k, v in pairs if k not in ("rules", "contestants")}

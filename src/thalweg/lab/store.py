@@ -5,43 +5,56 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from thalweg.errors import UsageError
 from thalweg.lab.plan import Plan, Run
 from thalweg.lab.study import Result, Study, TaskFacts
+from thalweg.lab.worker import Loaded
 from thalweg.rules.rule import Setting
 from thalweg.training import Record
 
 __all__ = ["Store", "check_unused"]
 
 _FILE = "results.sqlite"
-_VERSION = 1
+_VERSION = 2
 # "thwg", by which the `file` command could tell such a database from others.
 _APPLICATION = 0x74687767
 _SCHEMA = """
 CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE tasks (
+    task TEXT PRIMARY KEY,
+    facts TEXT NOT NULL,
+    identity TEXT NOT NULL
+);
+CREATE TABLE sessions (id INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY,
+    task TEXT NOT NULL,
     optimizer TEXT NOT NULL,
+    trial INTEGER NOT NULL,
     seed INTEGER NOT NULL,
     status TEXT NOT NULL,
     reason TEXT NOT NULL,
     settings TEXT NOT NULL,
-    UNIQUE (optimizer, seed)
-);
-CREATE TABLE epochs (
-    run INTEGER NOT NULL REFERENCES runs (id),
-    epoch INTEGER NOT NULL,
-    steps INTEGER NOT NULL,
     train_loss REAL,
     validation_loss REAL,
     metric REAL,
+    test REAL,
+    epochs REAL NOT NULL,
+    steps INTEGER NOT NULL,
     seconds REAL NOT NULL,
-    PRIMARY KEY (run, epoch)
-) WITHOUT ROWID;
+    state_bytes REAL,
+    memory INTEGER,
+    session INTEGER NOT NULL REFERENCES sessions (id),
+    curve TEXT NOT NULL,
+    UNIQUE (task, optimizer, trial, seed)
+);
 """
+# What is kept of every epoch; the order is that of `Record`.
+_CURVE = ("epoch", "steps", "train_loss", "validation_loss", "metric", "seconds")
 
 
 class Store:
@@ -54,11 +67,10 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
         self._connection = connection
         self.folder = folder
+        self._session = 0
 
     @classmethod
-    def create(
-        cls, folder: Path, plan: Plan, task: TaskFacts, environment: Mapping[str, str]
-    ) -> "Store":
+    def create(cls, folder: Path, plan: Plan) -> "Store":
         """A new store in a folder that is new or empty.
 
         Raises:
@@ -75,13 +87,65 @@ class Store:
             c.executescript(_SCHEMA)
             c.execute(f"PRAGMA user_version = {_VERSION}")
             c.execute(f"PRAGMA application_id = {_APPLICATION}")
-            values = {
-                "plan": plan.to_json(),
-                "task": json.dumps(task.__dict__),
-                "environment": json.dumps(dict(environment)),
-            }
-            c.executemany("INSERT INTO study VALUES (?, ?)", values.items())
+            c.execute("INSERT INTO study VALUES ('plan', ?)", (plan.to_json(),))
         return store
+
+    def begin(
+        self,
+        loaded: Mapping[str, Loaded],
+        session: Mapping[str, str],
+        *,
+        plan: Plan | None = None,
+        force: bool = False,
+    ) -> None:
+        """Begin or go on with the study; what `add` keeps from now on belongs to this session.
+
+        Args:
+            loaded: the tasks as they are now, by their spec.
+            session: what is kept of where and with what the runs are made.
+            plan: the plan from now on, where it has become a larger one.
+            force: go on though a task is not what it was.
+
+        Raises:
+            UsageError: a task's code, model or data are not what they were, or the store cannot be
+                written.
+        """
+        from thalweg.training.identity import differences
+
+        c = self._connection
+        rows = c.execute("SELECT task, identity FROM tasks")
+        known = {task: json.loads(identity) for task, identity in rows}
+        changed = {
+            spec: differences(known[spec], task.identity)
+            for spec, task in loaded.items()
+            if known.get(spec)
+        }
+        changed = {spec: lines for spec, lines in changed.items() if lines}
+        if changed and not force:
+            lines = "; ".join(f"{spec}: {', '.join(parts)}" for spec, parts in changed.items())
+            raise UsageError(
+                f"what the study in {self.folder} trains has changed since: {lines}. Runs of both "
+                "would be mixed: put it back, start anew with --out, or go on nevertheless with "
+                "--force, which the report then tells."
+            )
+        notes = {f"changed in {spec}": "; ".join(lines) for spec, lines in changed.items()}
+        try:
+            with c:
+                if plan is not None:
+                    c.execute("INSERT OR REPLACE INTO study VALUES ('plan', ?)", (plan.to_json(),))
+                c.executemany(
+                    "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?)",
+                    (
+                        (spec, json.dumps(task.task.__dict__), json.dumps(task.identity))
+                        for spec, task in loaded.items()
+                    ),
+                )
+                value = json.dumps({**session, **notes})
+                self._session = (
+                    c.execute("INSERT INTO sessions (value) VALUES (?)", (value,)).lastrowid or 0
+                )
+        except sqlite3.Error as error:
+            raise UsageError(f"the study in {self.folder} cannot be written: {error}.") from error
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
@@ -138,64 +202,83 @@ class Store:
             ) from error
 
     def _add(self, result: Result) -> None:
+        run, epochs = result.run, result.epochs
+        last = epochs[-1] if epochs else None
+        curve = {name: [_kept(getattr(e, name)) for e in epochs] for name in _CURVE}
+        values = {
+            **run.__dict__,
+            "status": result.status,
+            "reason": result.reason,
+            "settings": json.dumps(dict(result.settings)),
+            "train_loss": last and last.train_loss,
+            "validation_loss": last and last.validation_loss,
+            "metric": last and last.metric,
+            "test": last and last.test,
+            "epochs": last.epoch if last else 0,
+            "steps": last.steps if last else 0,
+            "seconds": last.seconds if last else 0.0,
+            "state_bytes": result.state_bytes,
+            "memory": result.memory,
+            "session": self._session,
+            "curve": json.dumps(curve, separators=(",", ":")),
+        }
         with self._connection as c:
-            cursor = c.execute(
-                "INSERT INTO runs (optimizer, seed, status, reason, settings) VALUES (?,?,?,?,?)",
-                (
-                    result.run.optimizer,
-                    result.run.seed,
-                    result.status,
-                    result.reason,
-                    json.dumps(dict(result.settings)),
-                ),
-            )
-            c.executemany(
-                "INSERT INTO epochs VALUES (?,?,?,?,?,?,?)",
-                (
-                    (
-                        cursor.lastrowid,
-                        e.epoch,
-                        e.steps,
-                        e.train_loss,
-                        e.validation_loss,
-                        e.metric,
-                        e.seconds,
-                    )
-                    for e in result.epochs
-                ),
+            c.execute(
+                f"INSERT INTO runs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",  # noqa: S608
+                tuple(values.values()),
             )
 
     def study(self) -> Study:
         """Everything that is stored."""
         c = self._connection
-        values = dict(c.execute("SELECT key, value FROM study"))
-        epochs: dict[int, list[Record]] = {}
-        for run, *numbers in c.execute("SELECT * FROM epochs ORDER BY run, epoch"):
-            # SQLite keeps NaN as NULL.
-            whole: list[Any] = [math.nan if n is None else n for n in numbers]
-            epochs.setdefault(run, []).append(Record(*whole))
+        [(plan,)] = c.execute("SELECT value FROM study WHERE key = 'plan'")
+        tasks = {
+            task: TaskFacts(**json.loads(facts))
+            for task, facts in c.execute("SELECT task, facts FROM tasks ORDER BY rowid")
+        }
+        sessions = dict(c.execute("SELECT id, value FROM sessions"))
+        places = {number: i for i, number in enumerate(sessions)}
+        rows = c.execute(
+            "SELECT task, optimizer, trial, seed, status, reason, curve, test, settings, "
+            "state_bytes, memory, session FROM runs ORDER BY id"
+        )
         results = tuple(
             Result(
-                Run(optimizer, seed),
+                Run(*run),
                 status,
                 reason,
-                tuple(epochs.get(run, ())),
+                _records(curve, test),
                 _settings(settings),
+                state_bytes,
+                memory,
+                places[session],
             )
-            for run, optimizer, seed, status, reason, settings in c.execute(
-                "SELECT id, optimizer, seed, status, reason, settings FROM runs ORDER BY id"
-            )
+            for *run, status, reason, curve, test, settings, state_bytes, memory, session in rows
         )
         return Study(
-            Plan.from_json(values["plan"]),
-            TaskFacts(**json.loads(values["task"])),
-            results,
-            json.loads(values["environment"]),
+            Plan.from_json(plan), tasks, results, tuple(map(json.loads, sessions.values()))
         )
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _kept(value: float) -> float | None:
+    """What JSON can hold of a number; what is not finite comes back as NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _records(curve: str, test: float | None) -> tuple[Record, ...]:
+    columns: dict[str, list[float | None]] = json.loads(curve)
+    rows: list[list[Any]] = [
+        [math.nan if v is None else v for v in row]
+        for row in zip(*(columns[name] for name in _CURVE), strict=True)
+    ]
+    records = [Record(*row) for row in rows]
+    if test is not None:
+        records[-1] = replace(records[-1], test=test)
+    return tuple(records)
 
 
 def _settings(text: str) -> dict[str, Setting]:

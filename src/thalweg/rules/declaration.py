@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -196,7 +196,14 @@ class Link:
 
     def __reduce__(self) -> Any:
         # The function's own name now stands for the rule made of it, so pickle cannot find it.
-        return _link_named, (self.function.__module__, self.function.__qualname__)
+        where = (self.function.__module__, self.function.__qualname__)
+        try:
+            named = where[0] != "__main__" and _link_named(*where) is self
+        except (ImportError, AttributeError):
+            named = False
+        # What has no name that another process could find goes there whole, if the pickler can.
+        values = tuple(getattr(self, f.name) for f in fields(self))
+        return (_link_named, where) if named else (Link, values)
 
 
 def _link_named(module: str, name: str) -> Link:

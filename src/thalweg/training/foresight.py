@@ -7,8 +7,9 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from thalweg.errors import UsageError, unknown
-from thalweg.optim import DECAYS, Optimizer
+from thalweg.optim import Optimizer
 from thalweg.optimizer import number_of
+from thalweg.rules.decaying import DECAYS
 from thalweg.scheduling import Place, put
 from thalweg.training.phases import Span, Value
 

@@ -19,7 +19,7 @@ from thalweg.training.phases import Phase
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Order", "check_settings", "factory", "read_phases"]
+__all__ = ["Order", "check_settings", "course", "factory", "read_phases"]
 
 
 @dataclass(frozen=True)
@@ -73,35 +73,58 @@ class Order:
         """
         if self.phases is not None:
             return [Phase.from_data(phase) for phase in self.phases]
-        settings: dict[str, Any] = {}
-        if self.schedule is not None:
-            settings = self._scheduled(self.schedule)
         length = epochs if self.epochs is None else self.epochs
-        return [Phase(length, decay=self.decay, **settings)]
+        return course(self.factory(), length, self.schedule, self.decay, self.settings)
 
-    def _scheduled(self, text: str) -> dict[str, Schedule]:
-        """The schedule of the learning rate, and that of a momentum which goes with it."""
-        import torch
 
-        from thalweg.scheduling import place
+def course(
+    make: "Callable[..., torch.optim.Optimizer]",
+    epochs: float,
+    schedule: str | None = None,
+    decay: str | None = None,
+    given: Mapping[str, str] | None = None,
+) -> list[Phase]:
+    """The one phase of a run whose learning rate may follow a schedule.
 
-        made: Any = self.factory()([torch.zeros(1, requires_grad=True)])
-        group = made.param_groups[0]
-        if "schedules" in group and "lr" in group["schedules"]:
-            raise UsageError(
-                f"lr is {self.settings['lr']!r} and schedule {text!r}: both say how the learning "
-                "rate goes, so leave one of them out."
-            )
-        settings = {"lr": parsed(text, float(group["lr"]))}
-        against = momentum_of(settings["lr"])
-        if against is not None and not {"momentum", "beta1", "beta", "gamma"} & {*self.settings}:
-            try:
-                key, index = place(group, "momentum")
-            except UsageError:
-                return settings
-            if group[key] if index is None else group[key][index]:
-                settings["beta1" if index == 0 else key] = against
-        return settings
+    Args:
+        make: makes the optimizer of parameters.
+        epochs: passes over the training data.
+        schedule: of the learning rate, in words; its momentum goes against a 1cycle.
+        decay: as in `Phase`.
+        given: the settings that the optimizer is made with, in words.
+
+    Raises:
+        UsageError: there is no such schedule, or the learning rate has one already.
+    """
+    settings = {} if schedule is None else _scheduled(make, schedule, given or {})
+    return [Phase(epochs, decay=decay, **settings)]
+
+
+def _scheduled(
+    make: "Callable[..., torch.optim.Optimizer]", text: str, given: Mapping[str, str]
+) -> dict[str, Any]:
+    """The schedule of the learning rate, and that of a momentum which goes with it."""
+    import torch
+
+    from thalweg.scheduling import place
+
+    made: Any = make([torch.zeros(1, requires_grad=True)])
+    group = made.param_groups[0]
+    if "schedules" in group and "lr" in group["schedules"]:
+        raise UsageError(
+            f"lr is {given['lr']!r} and schedule {text!r}: both say how the learning "
+            "rate goes, so leave one of them out."
+        )
+    settings: dict[str, Any] = {"lr": parsed(text, float(group["lr"]))}
+    against = momentum_of(settings["lr"])
+    if against is not None and not {"momentum", "beta1", "beta", "gamma"} & {*given}:
+        try:
+            key, index = place(group, "momentum")
+        except UsageError:
+            return settings
+        if group[key] if index is None else group[key][index]:
+            settings["beta1" if index == 0 else key] = against
+    return settings
 
 
 def factory(
