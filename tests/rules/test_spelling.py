@@ -5,7 +5,7 @@ import pytest
 from thalweg import rules
 from thalweg.errors import UsageError
 from thalweg.rules import OPTIMIZERS, chain
-from thalweg.rules.spelling import parsed
+from thalweg.rules.spelling import parsed, spelled
 
 SPELLED = {
     "adam": rules.adam,
@@ -33,6 +33,20 @@ def test_what_a_spelling_means(text: str, meant: rules.Rule) -> None:
 def test_every_rule_has_its_name(name: str) -> None:
     assert parsed(name).links == OPTIMIZERS[name].links
     assert parsed(name).settings() == OPTIMIZERS[name].settings()
+
+
+@pytest.mark.parametrize("text", [*SPELLED, *OPTIMIZERS, "noise:gamma=0.2+momentum", "sgd:lr=1e+1"])
+def test_a_rule_is_put_in_words_that_mean_it(text: str) -> None:
+    meant = parsed(text)
+    words = spelled(meant)
+    assert words is not None
+    assert parsed(words).links == meant.links
+    assert parsed(words).settings("torch") == meant.settings("torch")
+
+
+def test_what_no_words_mean() -> None:
+    # AdamW's own conventions are lost in a chain of its links.
+    assert spelled(chain(rules.l2, rules.adamw)) is None
 
 
 WRONG = {

@@ -1,8 +1,8 @@
 """An optimizer in a comparison: its rule, what is searched, and every configuration to be tried."""
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -14,7 +14,7 @@ from thalweg.rules.declaration import Setting
 from thalweg.rules.spelling import links_of, parsed, spelled
 from thalweg.schedules.spelling import parsed as parse_schedule
 
-__all__ = ["Contestant", "contestant"]
+__all__ = ["Contestant", "contestant", "contestants"]
 
 _SPECIAL = ("schedule", "decay")
 
@@ -28,8 +28,8 @@ class Contestant:
         rule: the rule in words that `thalweg.rules.spelling.parsed` reads; None if it was given as
             an object that cannot be put in words.
         space: what is searched, by setting; also `schedule` and `decay`.
-        configurations: the settings of each trial. The first are the documented defaults, the
-            others points of a Sobol sequence over the space.
+        configurations: the settings of each trial. The first has the documented defaults, the
+            others are points of a Sobol sequence over the space.
         code: of a rule given as an object, the start of the SHA-256 of its source.
     """
 
@@ -60,6 +60,16 @@ class Contestant:
         if "decay" in extra:
             rule = decaying(rule, extra["decay"])
         return rule(**settings), extra
+
+    def extended(self, trials: int) -> "Contestant":
+        """The same contestant with more trials: those that it has, and then new ones."""
+        points = drawn(self.space, trials - 1, self._key)[len(self.configurations) - 1 :]
+        new = ({**self.configurations[0], **point} for point in points)
+        return replace(self, configurations=(*self.configurations, *new))
+
+    @property
+    def _key(self) -> str:
+        return f"{self.name} {' '.join(self.space)}"
 
     def data(self) -> dict[str, Any]:
         """The contestant as JSON holds it."""
@@ -142,9 +152,36 @@ def contestant(
             space[name] = searched(name, hyper, *hyper.search)
     space |= {name: dimension for name, dimension in ranged.items() if name in rule.flags}
     name = rule.title if text is None else text
-    points = drawn(space, trials - 1, f"{name} {' '.join(space)}")
-    configurations = (fixed, *({**fixed, **point} for point in points))
-    return Contestant(name, words, space, configurations, _code(rule) if words is None else "")
+    code = _code(rule) if words is None else ""
+    return Contestant(name, words, space, (fixed,), code).extended(trials)
+
+
+def contestants(
+    optimizers: Iterable[str | Rule],
+    trials: int,
+    *,
+    lr: float | None = None,
+    schedule: str | None = None,
+    decay: str | None = None,
+) -> tuple[tuple[Contestant, ...], dict[str, Rule]]:
+    """Several contestants, and by their names the rules that cannot be put in words.
+
+    What is named twice takes part once. For the arguments see `contestant`.
+
+    Raises:
+        UsageError: as `contestant`, or two rules that differ have one name.
+    """
+    found: dict[str, Contestant] = {}
+    rules: dict[str, Rule] = {}
+    for optimizer in optimizers:
+        one = contestant(optimizer, trials, lr=lr, schedule=schedule, decay=decay)
+        if found.setdefault(one.name, one) != one or rules.get(one.name, optimizer) != optimizer:
+            raise UsageError(
+                f"two optimizers are called {one.name}: give one of them a title of its own."
+            )
+        if one.rule is None and isinstance(optimizer, Rule):
+            rules[one.name] = optimizer
+    return tuple(found.values()), rules
 
 
 def _taken_apart(text: str, decays: bool) -> tuple[str, list[tuple[int, str, str]]]:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
 
-from thalweg.errors import unknown
-from thalweg.lab.contestant import Contestant
+from thalweg.errors import UsageError, unknown
+from thalweg.lab.contestant import Contestant, contestants
 from thalweg.rules import Rule
 
 __all__ = ["Order", "Plan", "Run", "TaskPlan"]
@@ -92,6 +92,8 @@ class Plan:
         lr: the learning rate of every optimizer that is not given one of its own, instead of a
             search; None: each its own.
         reshuffle: whether each epoch has an order of its own.
+        schedule: of the learning rate of every optimizer that does not say its own, in words.
+        decay: how weights decay, likewise.
         rules: those contestants' rules that were given as objects and cannot be put in words.
     """
 
@@ -103,6 +105,8 @@ class Plan:
     tuning_seed: int = 0
     lr: float | None = None
     reshuffle: bool = True
+    schedule: str | None = None
+    decay: str | None = None
     rules: Mapping[str, Rule] = field(default_factory=dict[str, Rule], compare=False, repr=False)
 
     @property
@@ -183,6 +187,44 @@ class Plan:
             for trial in range(len(contestant.configurations)):
                 rule, _ = contestant.configured(trial, self.rules.get(contestant.name))
                 rule.settings(self.convention)
+
+    def extended(
+        self,
+        optimizers: Sequence[str | Rule] = (),
+        *,
+        trials: int | None = None,
+        seeds: int | None = None,
+    ) -> "Plan":
+        """The plan with more optimizers, trials or seeds: all runs of this one are in it.
+
+        Args:
+            optimizers: those to be added; one that is there already changes nothing.
+            trials: how many each optimizer may try from now on.
+            seeds: how many each is judged on from now on.
+
+        Raises:
+            UsageError: there would be fewer trials or seeds, or an optimizer cannot be used.
+        """
+        for name, new, old in (("trials", trials, self.trials), ("seeds", seeds, len(self.seeds))):
+            if new is not None and new < old:
+                raise UsageError(
+                    f"{name} is {new}, but the study has {old} already: a study can only be "
+                    f"extended, so give {old} or more."
+                )
+        count = trials or self.trials
+        added, rules = contestants(
+            optimizers, count, lr=self.lr, schedule=self.schedule, decay=self.decay
+        )
+        new = {c.name: c for c in added if c.name not in self._contestants}
+        first = max((*self.seeds, self.tuning_seed)) + 1
+        more = range(first, first + (seeds or 0) - len(self.seeds))
+        return replace(
+            self,
+            contestants=(*(c.extended(count) for c in self.contestants), *new.values()),
+            trials=count,
+            seeds=(*self.seeds, *more),
+            rules={**self.rules, **rules},
+        )
 
     def to_json(self) -> str:
         """The plan as text."""

@@ -118,7 +118,7 @@ def drawn(space: Space, count: int, key: str) -> list[dict[str, Setting]]:
     """
     if count < 1 or not space:
         return []
-    from scipy.stats import qmc
+    from scipy.stats import qmc  # pyright: ignore
 
     seed = int.from_bytes(sha256(key.encode()).digest()[:4], "big")
     # The argument has another name before scipy 1.15; as a position it has none.
