@@ -824,3 +824,16 @@ def test_a_first_step_in_inference_mode_is_any_other(name: str) -> None:
         train(params, optimizer, range(2, 5))
         ends.append(params)
     assert all(map(torch.equal, *ends))
+
+
+def test_a_setting_that_makes_another_rule_counts_from_the_next_step_on() -> None:
+    def walked(kind: type[torch.optim.Optimizer]) -> torch.Tensor:
+        p = torch.tensor([1.0, -2.0], requires_grad=True)
+        optimizer = kind([p], lr=0.1, momentum=0.9)  # pyright: ignore
+        for change in ({}, {}, {"nesterov": True}, {}, {"differentiable": False}, {"lr": 0.05}):
+            optimizer.param_groups[0].update(change)
+            p.grad = p.detach().clone()
+            optimizer.step()
+        return p.detach()
+
+    torch.testing.assert_close(walked(tw.SGD), walked(torch.optim.SGD), rtol=0, atol=1e-6)

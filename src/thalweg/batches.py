@@ -162,8 +162,27 @@ class Gathering:
         return (
             self._watch is not None
             and self._watch.unchanged(params)
-            and all(batch.counted() for batch in self.batches)
+            # A list is quicker than a generator.
+            and False not in [batch.counted() for batch in self.batches]
         )
+
+    def again(self, params: list[Tensor], hypers: Mapping[str, float]) -> bool:
+        """Take a step, if it is of one batch and all is as it was bound: what most steps are.
+
+        Args:
+            params: the parameters as they are now.
+            hypers: the numbers of the hyperparameters.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            UsageError: see `Batch.ready`; nothing has been changed then.
+        """
+        if len(self.batches) != 1 or not self.intact(params):
+            return False
+        self.batches[0].ready(hypers)()
+        return True
 
 
 class Batch:

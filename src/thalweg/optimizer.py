@@ -1,6 +1,7 @@
 """Rules as `torch.optim` optimizers: the one adapter."""
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -193,7 +194,13 @@ class Optimizer(torch.optim.Optimizer):
                 )
             param_group = scheduling.opened(param_group, self.defaults)
             self._compile({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        if "torch._dynamo" in sys.modules:
+            super().add_param_group(param_group)
+        else:
+            # torch keeps its compiler away from this, for which it would have to be imported, and
+            # that takes as long as the rest of torch.
+            kept_away = torch.optim.Optimizer.add_param_group
+            getattr(kept_away, "__wrapped__", kept_away)(self, param_group)
 
     def _compile(self, group: Group) -> Compiled:
         """The group's program and the numbers of its hyperparameters, as they are now."""
@@ -254,9 +261,11 @@ class Optimizer(torch.optim.Optimizer):
     def step_plainly(self, closure: Callable[[], Any] | None) -> Any:
         """`step`, without a compiler."""
         self._follow_schedules()
-        compiled = [self._compile(group) for group in self.param_groups]
+        # In most steps nothing has changed but the gradients, and then each call that looks takes
+        # longer than what it looks at.
+        compiled = self._all_compiled()
         loss = None
-        if any(c.program.at is not None for c in compiled):
+        if True in [c.program.at is not None for c in compiled]:
             loss = self._loss_at_gradient_points(compiled, closure)
         elif closure is not None:
             if torch.is_grad_enabled():
@@ -266,9 +275,15 @@ class Optimizer(torch.optim.Optimizer):
                     loss = closure()
         if closure is not None:
             # It may have changed settings, or added groups.
-            compiled = [self._compile(group) for group in self.param_groups]
+            compiled = self._all_compiled()
         self._take(compiled)
         return loss
+
+    def _all_compiled(self) -> list[Compiled]:
+        found: list[Compiled] = []
+        for group in self.param_groups:
+            found.append(self._compile(group))
+        return found
 
     # For a scheduler of torch's, which else puts a function around `step` that cannot be compiled.
     step._wrapped_by_lr_sched = True  # pyright: ignore
@@ -285,7 +300,7 @@ class Optimizer(torch.optim.Optimizer):
     def take(self) -> None:
         """Take a step along the gradients that are there."""
         self._follow_schedules()
-        self._take([self._compile(group) for group in self.param_groups])
+        self._take(self._all_compiled())
 
     def _take(self, compiled: list[Compiled]) -> None:
         # What torch's schedulers look for, to tell whether a step comes before theirs.
@@ -298,6 +313,8 @@ class Optimizer(torch.optim.Optimizer):
         if not self._same_states():
             self._gathering.clear()
             self._states = [*self.__dict__["state"].values()]
+        if len(compiled) == 1 and self._again(self.param_groups[0], compiled[0]):
+            return
         first = 0
         gathered: list[tuple[int, Sequence[Batch]]] = []
         for group, c in zip(self.param_groups, compiled, strict=True):
@@ -320,6 +337,23 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             if "schedules" in group:
                 group["steps"] += 1
+
+    def _again(self, group: Group, c: Compiled) -> bool:
+        """Take the step of a group that is the only one, if it is as it was in the last."""
+        known = self._gathering.get(id(group))
+        if (
+            known is None
+            or known.program is not c.program
+            or known.backend != self.backend
+            or known.first_stream
+            or c.followed
+            or c.needs_norm
+            or not known.again(group["params"], c.numbers)
+        ):
+            return False
+        if "schedules" in group:
+            group["steps"] += 1
+        return True
 
     def _follow_schedules(self) -> None:
         for group in self.param_groups:

@@ -1,6 +1,7 @@
 """The gradients of a step: of one batch or of several, clipped, and in another precision."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,3 +143,48 @@ def test_what_is_frozen_is_not_part_of_the_norm() -> None:
     phases = [tw.training.Phase(2, freeze="0")]
     list(train(task(torch.float32, models), sgd, phases, batch_size=8, clip_norm=0.25))
     assert_equal([p.detach() for p in models[0].parameters()], by_hand(leave, 8))
+
+
+class Doubled(torch.autograd.Function):
+    """The gradient is doubled where it lies, which torch's own loop forgives."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_: Any, g: Tensor) -> Tensor:
+        return g.mul_(2)
+
+
+class Own(Tensor):
+    """A loss of a class of its own, which goes backward in its own way."""
+
+    def backward(self, *_: Any) -> None:
+        super().backward(torch.tensor(3.0))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "scalar": nn.functional.mse_loss,
+    "one element": lambda o, t: nn.functional.mse_loss(o, t).reshape(1),
+    "float64": lambda o, t: nn.functional.mse_loss(o.double(), t.double()),
+    "of a class": lambda o, t: nn.functional.mse_loss(o, t).as_subclass(Own),
+    "changed in place": lambda o, t: Doubled.apply(nn.functional.mse_loss(o, t)),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_whatever_the_loss_is_its_gradients_are_those_of_backward(kind: str) -> None:
+    def leave(model: nn.Module, x: Tensor, y: Tensor) -> None:
+        LOSSES[kind](model(x), y).backward()
+
+    models: list[nn.Module] = []
+    lossy = replace(task(torch.float32, models), loss=LOSSES[kind])
+    list(train(lossy, sgd, epochs=2, batch_size=4))
+    assert_equal([p.detach() for p in models[0].parameters()], by_hand(leave, 4))
+
+
+def test_a_loss_that_is_complex_is_refused_as_backward_does() -> None:
+    odd = replace(task(torch.float32, []), loss=lambda o, t: (o - t).mean() * 1j)
+    with pytest.raises(RuntimeError, match="real scalar"):
+        next(train(odd, sgd, epochs=1, batch_size=4))

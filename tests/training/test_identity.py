@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import Data, Task, tasks
-from thalweg.training.identity import Identity, differences, environment, identity
+from thalweg.training.differences import Identity, differences
+from thalweg.training.identity import environment, identity
 
 OWN = """
 import functools

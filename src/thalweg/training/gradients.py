@@ -5,7 +5,7 @@
 # pyright: reportUnknownArgumentType=false
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thalweg.tasks.evaluation import casting
@@ -13,6 +13,7 @@ from thalweg.training.nonfinite import NonfiniteError, first_gradient
 from thalweg.training.run import Run
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["Gradients"]
@@ -35,7 +36,7 @@ class Gradients:
         # A step that is left out must leave no trace in running statistics either.
         self._buffers = list(run.model.buffers()) if self._all_finite else []
         self._lowered = casting(run.recipe.precision, run.device)
-        self._cast = self._lowered or nullcontext()
+        self._backward = _backward(run.device)
         self.inputs, self.targets = run.x, run.y
         self.loss: float | None = None
 
@@ -49,11 +50,13 @@ class Gradients:
         for p in self._parameters:
             p.grad = None
         before = [buffer.clone() for buffer in self._buffers]
-        if len(self.targets) <= self._size:
-            loss = self._added(self.inputs, self.targets, 1.0)
+        samples = self.targets.shape[0]
+        if samples <= self._size:
+            loss = self.loss_of(self.inputs, self.targets)
+            self._backward(loss)
         else:
             parts = zip(self.inputs.split(self._size), self.targets.split(self._size), strict=True)
-            losses = [self._added(x, y, len(y) / len(self.targets)) for x, y in parts]
+            losses = [self._added(x, y, len(y) / samples) for x, y in parts]
             loss = sum(losses[1:], losses[0])
         # An optimizer may evaluate more than once; the first time is at the weights as they were.
         if self.loss is None:
@@ -70,14 +73,44 @@ class Gradients:
 
     def loss_of(self, inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """The mean loss of samples, in the recipe's precision."""
-        with self._cast:
+        if self._lowered is None:
+            return self._task.loss(self._model(inputs), targets)
+        with self._lowered:
             outputs = self._model(inputs)
-        return self._task.loss(outputs if self._lowered is None else outputs.float(), targets)
+        return self._task.loss(outputs.float(), targets)
 
     def _added(self, inputs: "Tensor", targets: "Tensor", share: float) -> "Tensor":
-        """The loss of a batch, whose gradients are added to those that are there."""
-        loss = self.loss_of(inputs, targets)
-        if share != 1:
-            loss = loss * share
-        loss.backward()
+        """The share of a batch in the loss, with its gradients added to those that are there."""
+        loss = self.loss_of(inputs, targets) * share
+        self._backward(loss)
         return loss
+
+
+def _backward(device: "torch.device") -> "Callable[[Tensor], None]":
+    """What does `loss.backward()`.
+
+    torch's own hands Python's context on to each operation, for the threads of other devices. On
+    the processor there are none, and it takes a tenth of the step of a small network.
+    """
+    import torch
+
+    engine = getattr(torch.autograd.Variable, "_execution_engine", None)
+    if engine is None or device.type != "cpu":
+        return torch.Tensor.backward
+    # It is converted to the type of the loss where that has another.
+    one = torch.ones((), dtype=torch.float32, device=device)
+
+    def backward(loss: "Tensor") -> None:
+        nonlocal one
+        plain = type(loss) is torch.Tensor and loss.is_cpu
+        if not plain or loss.dim() or not loss.is_floating_point():
+            loss.backward()
+            return
+        if one._version:  # pyright: ignore[reportPrivateUsage]
+            # A loss of the user's own may have changed it in place.
+            one = torch.ones_like(one)
+        engine.run_backward(
+            (loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+
+    return backward

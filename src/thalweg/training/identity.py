@@ -7,21 +7,20 @@
 import inspect
 import platform
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from hashlib import blake2b, sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.tasks.task import Data, Task
+from thalweg.training.differences import Identity
 
-__all__ = ["Identity", "differences", "environment", "identity"]
-
-Identity: TypeAlias = dict[str, dict[str, str]]
+__all__ = ["environment", "identity"]
 
 _FUNCTIONS = ("data", "model", "loss", "metric", "augment", "views", "layers")
 _INSTALLED = tuple(
@@ -78,32 +77,6 @@ def environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
-
-
-def differences(
-    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
-) -> list[str]:
-    """What differs between two identities, a line for each part of them that does.
-
-    A line names the first thing that differs: `model: 0.weight was 64x3 float32, is 32x3 float32`.
-    For environments, give `{"environment": ...}`.
-    """
-    lines: list[str] = []
-    for part in {**old, **new}:
-        was, now = old.get(part, {}), new.get(part, {})
-        found = [
-            _change(n, was.get(n), now.get(n)) for n in {**was, **now} if was.get(n) != now.get(n)
-        ]
-        if found:
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            lines.append(f"{part}: {found[0]}{more}")
-    return lines
-
-
-def _change(name: str, was: str | None, now: str | None) -> str:
-    if was is None:
-        return f"{name} was not there, is {now}"
-    return f"{name} was {was}, is {'not there any more' if now is None else now}"
 
 
 def _form(tensor: Tensor) -> str:

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import Any, cast
 
 from thalweg.errors import UsageError
+from thalweg.training.differences import differences
 from thalweg.training.folder import Folder
-from thalweg.training.identity import differences, environment, identity
+from thalweg.training.identity import environment, identity
 from thalweg.training.nonfinite import check_weights
 from thalweg.training.records import Record
 from thalweg.training.run import Run

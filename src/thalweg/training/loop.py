@@ -165,7 +165,7 @@ def _steps(
         except NonfiniteError:
             amend(run, gradients)
         else:
-            run.count(gradients.loss or 0.0, len(targets))
+            run.count(gradients.loss or 0.0, targets.shape[0])
             averages.after_step()
         run.steps += 1
         if run.steps % run.per_epoch == 0:
