@@ -226,6 +226,47 @@ class Plan:
             rules={**self.rules, **rules},
         )
 
+    def check_extends(self, old: "Plan", *, force: bool = False) -> None:
+        """See that every run of an old plan is one of this plan too, and means the same in it.
+
+        Args:
+            old: the plan that this one is to replace.
+            force: do not look at the code of rules that were given as objects.
+
+        Raises:
+            UsageError: something other than the numbers of optimizers, trials and seeds differs, or
+                one of these has become smaller.
+        """
+        # As they come back from a file, where lists and tuples are the same.
+        new, old = Plan.from_json(self.to_json()), Plan.from_json(old.to_json())
+        names = ("tasks", "convention", "tuning_seed", "lr", "reshuffle", "schedule", "decay")
+        found = [
+            f"{name} was {was}, is {now}"
+            for name in names
+            if (was := getattr(old, name)) != (now := getattr(new, name))
+        ]
+        if missing := set(old.optimizers) - set(new.optimizers):
+            found.append(f"optimizers {', '.join(sorted(missing))} are missing")
+        if missing := set(old.seeds) - set(new.seeds):
+            found.append(f"seeds {', '.join(map(str, sorted(missing)))} are missing")
+        if new.tuning_seed in new.seeds and new.trials > 1:
+            found.append(f"seed {new.tuning_seed} is that of the trials, and cannot judge them")
+        for was in old.contestants:
+            if was.name in new.optimizers:
+                now, count = new.contestant(was.name), len(was.configurations)
+                found += [
+                    f"{name} of {was.name} is not what it was"
+                    for name in ("rule", "space", *(["code"] * (not force)))
+                    if getattr(was, name) != getattr(now, name)
+                ]
+                if now.configurations[:count] != was.configurations:
+                    found.append(f"trials of {was.name} are missing or not what they were")
+        if found:
+            raise UsageError(
+                f"the plan is not an extension of the one that is stored: {'; '.join(found)}. Only "
+                "optimizers, trials and seeds can be added: begin another study with --out."
+            )
+
     def to_json(self) -> str:
         """The plan as text."""
         values = asdict(self, dict_factory=_without_rules)

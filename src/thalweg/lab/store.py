@@ -1,73 +1,49 @@
 """Where results are kept: one SQLite file per comparison, written as runs end."""
 
 import json
-import math
+import os
+import socket
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from thalweg.errors import UsageError
-from thalweg.lab.plan import Plan, Run
-from thalweg.lab.study import Result, Study, TaskFacts
+from thalweg.lab import reading, schema
+from thalweg.lab.migrations import migrate
+from thalweg.lab.plan import Plan
+from thalweg.lab.reading import FILE, read_study
+from thalweg.lab.study import Result, Study
 from thalweg.lab.worker import Loaded
-from thalweg.rules.rule import Setting
-from thalweg.training import Record
 
-__all__ = ["Store", "check_unused"]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
-_FILE = "results.sqlite"
-_VERSION = 2
-# "thwg", by which the `file` command could tell such a database from others.
-_APPLICATION = 0x74687767
-_SCHEMA = """
-CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE tasks (
-    task TEXT PRIMARY KEY,
-    facts TEXT NOT NULL,
-    identity TEXT NOT NULL
-);
-CREATE TABLE sessions (id INTEGER PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY,
-    task TEXT NOT NULL,
-    optimizer TEXT NOT NULL,
-    trial INTEGER NOT NULL,
-    seed INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    settings TEXT NOT NULL,
-    train_loss REAL,
-    validation_loss REAL,
-    metric REAL,
-    test REAL,
-    epochs REAL NOT NULL,
-    steps INTEGER NOT NULL,
-    seconds REAL NOT NULL,
-    state_bytes REAL,
-    memory INTEGER,
-    session INTEGER NOT NULL REFERENCES sessions (id),
-    curve TEXT NOT NULL,
-    UNIQUE (task, optimizer, trial, seed)
-);
-"""
-# What is kept of every epoch; the order is that of `Record`.
-_CURVE = ("epoch", "steps", "train_loss", "validation_loss", "metric", "seconds")
+__all__ = ["Store", "check_unused", "read_study"]
+
+_PART, _LOCK = ".results.sqlite.part", "lock"
 
 
 class Store:
-    """The results of one comparison, in a folder of its own.
+    """The results of one comparison, in a folder of its own, held until it is closed.
 
-    The file is readable with the plain `sqlite3` tool: `study` holds the plan, the task's facts
-    and the environment as JSON; `runs` one row per ended run; `epochs` their curves.
+    The file is readable with the plain `sqlite3` tool; `docs/store.md` says what stands where.
+
+    Attributes:
+        folder: where it is.
     """
 
-    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
-        self._connection = connection
+    def __init__(self, folder: Path, lock: "BaseFileLock") -> None:
         self.folder = folder
+        self._lock = lock
         self._session = 0
+        try:
+            self._connection = _connected(folder / FILE)
+        except sqlite3.Error as error:
+            raise UsageError(
+                f"the comparison in {folder} cannot be written: {_why(error)}"
+            ) from error
 
     @classmethod
     def create(cls, folder: Path, plan: Plan) -> "Store":
@@ -79,16 +55,47 @@ class Store:
         check_unused(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            connection = _connected(folder / _FILE)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise UsageError(f"the output folder {folder} cannot be made: {error}.") from error
-        store = cls(connection, folder)
-        with store._connection as c:
-            c.executescript(_SCHEMA)
-            c.execute(f"PRAGMA user_version = {_VERSION}")
-            c.execute(f"PRAGMA application_id = {_APPLICATION}")
-            c.execute("INSERT INTO study VALUES ('plan', ?)", (plan.to_json(),))
-        return store
+        with _held(folder) as lock:
+            # Another process may have begun one in between.
+            check_unused(folder)
+            try:
+                # It gets its name when it is whole, so that a comparison is there or is not.
+                (folder / _PART).unlink(missing_ok=True)
+                with closing(sqlite3.connect(folder / _PART)) as c:
+                    c.execute("BEGIN")
+                    schema.lay_out(c)
+                    schema.insert(c, "study", _of_plan(plan))
+                    c.commit()
+                (folder / _PART).replace(folder / FILE)
+            except (OSError, sqlite3.Error) as error:
+                raise UsageError(
+                    f"the output folder {folder} cannot be written: {_why(error)}"
+                ) from error
+            return cls(folder, lock)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """The store that an earlier comparison left in a folder, to go on with it.
+
+        One that an earlier version of Thalweg wrote is brought to the current one, and a copy of
+        it as it was stays in the folder.
+
+        Raises:
+            UsageError: there is none, it is damaged, a later version of Thalweg wrote it, it
+                cannot be written, or another process has it open.
+        """
+        path = reading.located(folder)
+        with _held(folder) as lock:
+            with reading.telling(path), closing(reading.read_only(path)) as c:
+                version = reading.checked(c, path)
+                for table in schema.TABLES if version == schema.VERSION else ():
+                    for _ in schema.rows(c, table):
+                        pass
+            if version < schema.VERSION:
+                _bring_up(path, version)
+            return cls(folder, lock)
 
     def begin(
         self,
@@ -104,23 +111,27 @@ class Store:
             loaded: the tasks as they are now, by their spec.
             session: what is kept of where and with what the runs are made.
             plan: the plan from now on, where it has become a larger one.
-            force: go on though a task is not what it was.
+            force: go on though a task is not what it was; the session then tells.
 
         Raises:
-            UsageError: a task's code, model or data are not what they were, or the store cannot be
-                written.
+            UsageError: a task's code, model or data are not what they were, the plan is not a
+                larger one, or the store cannot be written.
         """
-        from thalweg.training.identity import differences
+        from thalweg.training.differences import differences
 
         c = self._connection
-        rows = c.execute("SELECT task, identity FROM tasks")
-        known = {task: json.loads(identity) for task, identity in rows}
+        with reading.telling(self.folder / FILE):
+            stored = {task: (facts, identity) for task, facts, identity in schema.rows(c, "tasks")}
+            [(_, old)] = schema.rows(c, "study")
+        if plan is not None:
+            plan.check_extends(Plan.from_json(old), force=force)
+        # Earlier formats did not keep what a task was.
+        known = {spec: json.loads(identity) for spec, (_, identity) in stored.items()}
         changed = {
-            spec: differences(known[spec], task.identity)
+            spec: lines
             for spec, task in loaded.items()
-            if known.get(spec)
+            if known.get(spec) and (lines := differences(known[spec], task.identity))
         }
-        changed = {spec: lines for spec, lines in changed.items() if lines}
         if changed and not force:
             lines = "; ".join(f"{spec}: {', '.join(parts)}" for spec, parts in changed.items())
             raise UsageError(
@@ -132,84 +143,54 @@ class Store:
         try:
             with c:
                 if plan is not None:
-                    c.execute("INSERT OR REPLACE INTO study VALUES ('plan', ?)", (plan.to_json(),))
-                c.executemany(
-                    "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?)",
-                    (
-                        (spec, json.dumps(task.task.__dict__), json.dumps(task.identity))
-                        for spec, task in loaded.items()
-                    ),
-                )
-                value = json.dumps({**session, **notes})
-                self._session = (
-                    c.execute("INSERT INTO sessions (value) VALUES (?)", (value,)).lastrowid or 0
-                )
+                    schema.insert(c, "study", _of_plan(plan))
+                for spec, task in loaded.items():
+                    # Facts stay as long as the runs that they tell of do.
+                    facts, _ = stored.get(spec, ("", "")) if spec not in changed else ("", "")
+                    values = {
+                        "task": spec,
+                        "facts": facts or _text(task.task.__dict__),
+                        "identity": _text(task.identity),
+                    }
+                    schema.insert(c, "tasks", values)
+                self._session = _next(c, "sessions")
+                value = {"id": self._session, "value": _text({**session, **notes})}
+                schema.insert(c, "sessions", value)
         except sqlite3.Error as error:
-            raise UsageError(f"the study in {self.folder} cannot be written: {error}.") from error
-
-    @classmethod
-    def open(cls, folder: Path) -> "Store":
-        """The store that an earlier comparison left in a folder.
-
-        Raises:
-            UsageError: there is none, it is damaged, or another version of Thalweg wrote it.
-        """
-        path = folder / _FILE
-        if not path.is_file():
             raise UsageError(
-                f"there is no comparison in {folder}: {path} was not found. Start one with "
-                "thalweg compare --out."
-            )
-        try:
-            # Nothing is changed before it is certain that the file is ours and whole.
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as c:
-                ours = c.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
-                version = c.execute("PRAGMA user_version").fetchone()[0]
-                damage = c.execute("PRAGMA integrity_check").fetchone()[0]
-        except sqlite3.Error as error:
-            raise UsageError(f"{path} cannot be read: {error}.") from error
-        if not ours:
-            raise UsageError(f"{path} is a database of another program.")
-        if damage != "ok":
-            raise UsageError(f"{path} is damaged: {damage}.")
-        if version != _VERSION:
-            raise UsageError(
-                f"{path} has format {version}, but this Thalweg reads format {_VERSION}: use the "
-                "version that wrote it, or start anew with --out."
-            )
-        try:
-            return cls(_connected(path), folder)
-        except sqlite3.Error as error:
-            raise UsageError(f"{path} cannot be written: {error}.") from error
+                f"the study in {self.folder} cannot be written: {_why(error)}"
+            ) from error
 
     def add(self, result: Result) -> None:
-        """Keep one run's result, all of it or nothing.
+        """Keep one run's result, all of it or nothing; it is on the disk when this returns.
 
         Raises:
-            UsageError: it cannot be written, or another process has written that run.
+            UsageError: it cannot be written, or that run is there already.
         """
+        run = result.run
+        name = f"{run.optimizer} on {run.task}, trial {run.trial}, seed {run.seed},"
         try:
-            self._add(result)
+            with self._connection as c:
+                schema.insert(c, "runs", {"id": _next(c, "runs"), **self._row(result)})
         except sqlite3.IntegrityError as error:
             raise UsageError(
-                f"{result.run.optimizer}, seed {result.run.seed} is in {self.folder} already: "
-                "another process is working on it, and two cannot."
+                f"{name} is in {self.folder} already or is not whole: {error}."
             ) from error
         except sqlite3.Error as error:
             raise UsageError(
-                f"{result.run.optimizer}, seed {result.run.seed} could not be kept in "
-                f"{self.folder}: {error}. Earlier runs are kept; go on with --resume."
+                f"{name} could not be kept in {self.folder}: {_why(error)} Earlier runs are kept; "
+                "go on with --resume then."
             ) from error
 
-    def _add(self, result: Result) -> None:
-        run, epochs = result.run, result.epochs
+    def _row(self, result: Result) -> dict[str, Any]:
+        epochs = result.epochs
         last = epochs[-1] if epochs else None
-        curve = {name: [_kept(getattr(e, name)) for e in epochs] for name in _CURVE}
-        values = {
-            **run.__dict__,
+        curve = {name: [getattr(e, name) for e in epochs] for name in reading.CURVE}
+        return {
+            **result.run.__dict__,
             "status": result.status,
             "reason": result.reason,
-            "settings": json.dumps(dict(result.settings)),
+            "settings": _text(dict(result.settings)),
             "train_loss": last and last.train_loss,
             "validation_loss": last and last.validation_loss,
             "metric": last and last.metric,
@@ -220,73 +201,25 @@ class Store:
             "state_bytes": result.state_bytes,
             "memory": result.memory,
             "session": self._session,
-            "curve": json.dumps(curve, separators=(",", ":")),
+            "curve": _text(curve),
         }
-        with self._connection as c:
-            c.execute(
-                f"INSERT INTO runs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",  # noqa: S608
-                tuple(values.values()),
-            )
 
     def study(self) -> Study:
-        """Everything that is stored."""
-        c = self._connection
-        [(plan,)] = c.execute("SELECT value FROM study WHERE key = 'plan'")
-        tasks = {
-            task: TaskFacts(**json.loads(facts))
-            for task, facts in c.execute("SELECT task, facts FROM tasks ORDER BY rowid")
-        }
-        sessions = dict(c.execute("SELECT id, value FROM sessions"))
-        places = {number: i for i, number in enumerate(sessions)}
-        rows = c.execute(
-            "SELECT task, optimizer, trial, seed, status, reason, curve, test, settings, "
-            "state_bytes, memory, session FROM runs ORDER BY id"
-        )
-        results = tuple(
-            Result(
-                Run(*run),
-                status,
-                reason,
-                _records(curve, test),
-                _settings(settings),
-                state_bytes,
-                memory,
-                places[session],
-            )
-            for *run, status, reason, curve, test, settings, state_bytes, memory, session in rows
-        )
-        return Study(
-            Plan.from_json(plan), tasks, results, tuple(map(json.loads, sessions.values()))
-        )
+        """Everything that is stored.
+
+        Raises:
+            UsageError: something in it is damaged.
+        """
+        return reading.study_in(self._connection, self.folder / FILE)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let others have the folder."""
+        # One file holds everything then, which is read from wherever it is copied to. It cannot
+        # be so while somebody reads it, or on a full disk.
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
-
-
-def _kept(value: float) -> float | None:
-    """What JSON can hold of a number; what is not finite comes back as NaN."""
-    return value if math.isfinite(value) else None
-
-
-def _records(curve: str, test: float | None) -> tuple[Record, ...]:
-    columns: dict[str, list[float | None]] = json.loads(curve)
-    rows: list[list[Any]] = [
-        [math.nan if v is None else v for v in row]
-        for row in zip(*(columns[name] for name in _CURVE), strict=True)
-    ]
-    records = [Record(*row) for row in rows]
-    if test is not None:
-        records[-1] = replace(records[-1], test=test)
-    return tuple(records)
-
-
-def _settings(text: str) -> dict[str, Setting]:
-    """Settings as they were stored; JSON has lists for tuples."""
-    values: dict[str, Any] = json.loads(text)
-    return {
-        k: tuple(cast("list[float]", v)) if isinstance(v, list) else v for k, v in values.items()
-    }
+        self._lock.release()
 
 
 def check_unused(folder: Path) -> None:
@@ -297,10 +230,11 @@ def check_unused(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"the output folder {folder} is a file: choose another with --out.")
-    if folder.is_dir() and any(folder.iterdir()):
+    # What a start that did not succeed left is nothing.
+    if folder.is_dir() and {p.name for p in folder.iterdir()} - {_LOCK, _PART, f"{_PART}-journal"}:
         resume = (
             f", or go on with what is in it: thalweg compare --resume {folder}"
-            if (folder / _FILE).exists()
+            if (folder / FILE).exists()
             else ""
         )
         raise UsageError(
@@ -309,8 +243,102 @@ def check_unused(folder: Path) -> None:
         )
 
 
+@contextmanager
+def _held(folder: Path) -> "Generator[BaseFileLock]":
+    """Hold a folder; it is let go again only if what is done with it does not succeed."""
+    from filelock import FileLock, Timeout
+
+    file = folder / _LOCK
+    # Whoever closes the store may be another thread than the one that opened it.
+    lock = FileLock(file, thread_local=False)
+    try:
+        lock.acquire(timeout=0)  # pyright: ignore[reportUnknownMemberType]
+    except Timeout as error:
+        holder = ""
+        with suppress(OSError):
+            holder = file.read_text(errors="replace").strip()
+        raise UsageError(
+            f"the comparison in {folder} is in use ({holder or 'just started'}): wait until it has "
+            "ended or end it, or choose another folder. Its report can be made all the same: "
+            f"thalweg report {folder}."
+        ) from error
+    except OSError as error:
+        raise UsageError(f"the comparison in {folder} cannot be written: {_why(error)}") from error
+    # Only for the message above; the lock holds without it.
+    with suppress(OSError):
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
 def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    connection = sqlite3.connect(path, timeout=reading.PATIENCE)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # NORMAL would leave the last runs to the system's own time: a power cut would undo them. A
+        # run takes longer than the disk.
+        connection.execute("PRAGMA synchronous = FULL")
+        # In pages: so little is lost to who copies the file without its log.
+        connection.execute("PRAGMA wal_autocheckpoint = 100")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
+
+
+def _bring_up(path: Path, version: int) -> None:
+    """Migrate a file, beside which it stays as it was."""
+    before = path.with_name(f"results-format-{version}.sqlite")
+    try:
+        part = path.with_name(_PART)
+        part.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path, timeout=reading.PATIENCE)) as c:
+            with closing(sqlite3.connect(part)) as copy:
+                reading.copy(path, copy)
+            part.replace(before)
+            migrate(c, version)
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise reading.damaged(path, error) from error
+    except (OSError, sqlite3.Error) as error:
+        raise UsageError(
+            f"{path} cannot be brought from format {version} to {schema.VERSION}, and is as it "
+            f"was: {_why(error)}"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    """What SQLite or the system says, and what to do about it."""
+    said = str(error)
+    advice = (
+        ("full", "Make room on the disk."),
+        ("No space", "Make room on the disk."),
+        ("locked", "Another program has the file open: close it there."),
+        ("readonly", "Make the file and its folder writable, or copy the folder elsewhere."),
+        ("Read-only", "Copy the folder to where it can be written."),
+        ("ermission", "Make the file and its folder writable, or copy the folder elsewhere."),
+        ("unable to open", "Make the file and its folder writable, or copy the folder elsewhere."),
+        ("I/O", "See to the disk."),
+    )
+    return " ".join([f"{said}.", *[what for word, what in advice if word in said][:1]])
+
+
+def _text(value: Any) -> str:
+    """Text as it is, and JSON of anything else."""
+    if isinstance(value, str):
+        return value
+    return schema.portable(json.dumps(value, separators=(",", ":")))
+
+
+def _of_plan(plan: Plan) -> dict[str, str]:
+    return {"key": "plan", "value": schema.portable(plan.to_json())}
+
+
+def _next(connection: sqlite3.Connection, table: str) -> int:
+    [(last,)] = connection.execute(f"SELECT max(id) FROM {table}")  # noqa: S608
+    return (last or 0) + 1
