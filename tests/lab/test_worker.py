@@ -4,17 +4,31 @@ import gc
 import math
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 
-from thalweg.lab.plan import Plan, Run
-from thalweg.lab.study import TaskFacts
-from thalweg.lab.worker import Ended, Message, Order, Progress, Ready, Unusable, serve, told
+from thalweg import rules
+from thalweg.lab.plan import Order, Run
+from thalweg.lab.study import Result, TaskFacts
+from thalweg.lab.worker import (
+    Ended,
+    Load,
+    Loaded,
+    Message,
+    Progress,
+    Unusable,
+    packed,
+    serve,
+    told,
+)
+from thalweg.tasks import Task, load
 from thalweg.training import train
 
 TASK = """
@@ -25,7 +39,7 @@ from thalweg import Data, Task
 
 def data():
     x = torch.linspace(-1, 1, 16).unsqueeze(1)
-    return Data(train=(x, 2 * x), validation=(x, 2 * x))
+    return Data(train=(x, 2 * x), validation=(x, 2 * x), test=(x, 3 * x))
 
 def loss(outputs, targets):
     return nn.functional.mse_loss(outputs, targets)
@@ -35,19 +49,17 @@ def distance(outputs, targets):
 
 task = Task("line", data, lambda: nn.Linear(1, 1), loss, distance, "distance", False, 3, 4)
 """
-PLAN = Plan("line.py", ("sgd", "adam"), "paper", 0.1, 2, 8, (0, 1), None)
-FACTS = TaskFacts("line", "", "distance", False, 3, 4, None)
 
 
 @dataclass
 class Parent:
     """The other end: gives orders, then is gone."""
 
-    orders: list[Order]
+    orders: list[bytes]
     heard: list[Message] = field(default_factory=list)
     deaf_after: int = 10**9
 
-    def recv(self) -> Order:
+    def recv_bytes(self) -> bytes:
         if not self.orders:
             raise EOFError
         return self.orders.pop(0)
@@ -62,10 +74,12 @@ class Parent:
 def _process_as_before() -> Iterator[None]:
     """`serve` is made for a process of its own."""
     handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    dtype = torch.get_default_dtype()
     with warnings.catch_warnings():
         yield
     signal.signal(signal.SIGINT, handler)
     torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
     torch.set_flush_denormal(False)
     gc.unfreeze()
     gc.enable()
@@ -79,10 +93,21 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def heard(file: Path, *runs: Run, plan: Plan = PLAN) -> list[Message]:
-    parent = Parent([(plan, run) for run in runs])
-    serve(parent, str(file))  # pyright: ignore
+def order(file: Path, rule: rules.Rule = rules.sgd, seed: int = 0, **changes: object) -> Order:
+    run = Run(str(file), rule.name, 0, seed)
+    there = Order(run, rule(lr=0.1), "paper", None, {}, 2, 8, True, False)
+    return replace(there, **changes)  # pyright: ignore
+
+
+def heard(file: Path | Task, *orders: Order, threads: int = 1) -> list[Message]:
+    asked = Load(str(file)) if isinstance(file, Path) else Load(file.name, file)
+    parent = Parent([packed(asked), *map(packed, orders)])
+    serve(parent, threads)  # pyright: ignore
     return parent.heard
+
+
+def results(messages: list[Message]) -> list[Result]:
+    return [m.result for m in messages if isinstance(m, Ended)]
 
 
 def broken(file: Path, function: str, body: str) -> None:
@@ -92,52 +117,72 @@ def broken(file: Path, function: str, body: str) -> None:
     file.write_text(re.sub(rf"(def {function}\(.*\n)", rf"\1    {body}\n", text))
 
 
+def line_of(file: Path, text: str) -> int:
+    [number] = [i for i, line in enumerate(file.read_text().splitlines(), 1) if text in line]
+    return number
+
+
+# Runs:
+
+
 def test_runs_are_carried_out_one_after_the_other(file: Path):
-    runs = [Run("adam", 1), Run("sgd:lr=0.5", 0)]
-    ready, *rest = heard(file, *runs)
-    assert ready == Ready(FACTS)
+    orders = [order(file, rules.adam, 1), order(file, rules.momentum, extra={"decay": "l2"})]
+    loaded, *rest = heard(file, *orders)
+    assert isinstance(loaded, Loaded)
+    assert loaded.spec == str(file)
+    assert loaded.task == TaskFacts("line", "", "distance", False, 3, 4, None, True, 2)
+    assert loaded.identity["task"] == {"name": "line"}
     assert [type(m) for m in rest] == 2 * [Progress, Progress, Ended]
-    for run, lr, (first, second, ended) in zip(runs, (0.1, 0.5), (rest[:3], rest[3:]), strict=True):
+    for there, (first, second, ended) in zip(orders, (rest[:3], rest[3:]), strict=True):
         assert isinstance(ended, Ended)
         assert isinstance(first, Progress)
         assert isinstance(second, Progress)
-        assert first.run == second.run == ended.result.run == run
-        assert ended.result.status == "finished"
-        assert ended.result.reason == ""
-        assert ended.result.epochs == (first.epoch, second.epoch)
-        assert [e.steps for e in ended.result.epochs] == [2, 4]
-        assert ended.result.settings["lr"] == lr
+        result = ended.result
+        assert first.run == second.run == result.run == there.run
+        assert (result.status, result.reason) == ("finished", "")
+        assert result.epochs == (first.epoch, second.epoch)
+        assert [e.steps for e in result.epochs] == [2, 4]
+        assert result.settings["lr"] == 0.1
+        assert result.memory is not None
+        assert 2**20 < result.memory < 2**40
+    adam, momentum = results(rest)
+    assert adam.settings["beta1"] == 0.9
+    assert momentum.settings["decay"] == "l2"
+    # Two moments or a velocity, and the count of steps, which is one number for each of the two
+    # parameters; each has four bytes.
+    assert (adam.state_bytes, momentum.state_bytes) == (12, 8)
 
 
 def test_a_run_is_what_training_with_the_same_seed_is(file: Path):
-    from thalweg import Optimizer, adam, tasks
+    from thalweg import Optimizer, Phase, adam
+    from thalweg.schedules.spelling import parsed
 
-    *_, ended = heard(file, Run("adam:beta1=0.5", 7), plan=replace(PLAN, convention="keras"))
-    assert isinstance(ended, Ended)
+    rule = adam(lr=0.1, beta1=0.5)
+    asked = order(file, seed=7, convention="keras", rule=rule, schedule="cosine", test=True)
+    [result] = results(heard(file, asked))
     by_hand = train(
-        tasks.load(str(file)),
-        lambda p: Optimizer(p, adam(lr=0.1, beta1=0.5), convention="keras"),
-        epochs=2,
+        load(str(file)),
+        lambda p: Optimizer(p, rule, convention="keras"),
+        Phase(2, lr=parsed("cosine", 0.1)),
         batch_size=8,
         seed=7,
+        test=True,
     )
-    found = [replace(e, seconds=0.0) for e in ended.result.epochs]
+    found = [replace(e, seconds=0.0) for e in result.epochs]
     assert found == [replace(e, seconds=0.0) for e in by_hand]
+    assert found[-1].test is not None
 
 
-def test_every_setting_is_reported(file: Path):
-    *_, ended = heard(file, Run("l2:weight_decay=0.01+aggmo", 0))
-    assert isinstance(ended, Ended)
-    settings = ended.result.settings
-    assert settings["weight_decay"] == 0.01
-    assert settings["betas"] == (0.0, 0.9, 0.99)
-    assert settings["lr"] == 0.1
+def test_the_test_data_are_left_alone_unless_a_run_judges(file: Path):
+    quiet, judging = results(heard(file, order(file), order(file, test=True)))
+    assert quiet.epochs[-1].test is None
+    assert judging.epochs[-1].test is not None
 
 
 def test_divergence_is_a_result_with_the_epochs_before_it(file: Path):
     text = file.read_text().replace(".abs()", ".abs().mul(next(factors))")
     file.write_text(text + "factors = iter([1.0, torch.nan])\n")
-    _, progress, ended = heard(file, Run("sgd", 0))
+    _, progress, ended = heard(file, order(file))
     assert isinstance(progress, Progress)
     assert isinstance(ended, Ended)
     assert ended.result.status == "diverged"
@@ -147,39 +192,69 @@ def test_divergence_is_a_result_with_the_epochs_before_it(file: Path):
     assert ended.result.settings["lr"] == 0.1
 
 
-def line_of(file: Path, text: str) -> int:
-    [number] = [i for i, line in enumerate(file.read_text().splitlines(), 1) if text in line]
-    return number
+# What a task does wrong:
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("None", "gave None instead of one number: does it lack its return?"),
+        ("outputs", "gave a Tensor of shape (16, 1) instead of one number"),
+        ("'high'", "gave 'high' instead of one number: give a number"),
+        ("[1.0]", "gave [1.0] instead of one number"),
+    ],
+)
+def test_a_metric_that_is_no_number_is_told(file: Path, value: str, says: str):
+    broken(file, "distance", f"return {value}")
+    [result] = results(heard(file, order(file)))
+    assert result.status == "failed"
+    assert result.reason.startswith(f"the metric (distance) {says}")
+
+
+@pytest.mark.parametrize("value", ["1", "True", "torch.tensor([0.5])", "0.5"])
+def test_a_constant_metric_is_a_number_like_others(file: Path, value: str):
+    broken(file, "distance", f"return {value}")
+    [result] = results(heard(file, order(file)))
+    assert [e.metric for e in result.epochs] in ([1.0, 1.0], [0.5, 0.5])
 
 
 def test_an_error_of_the_task_is_that_runs_result(file: Path):
-    body = "if torch.initial_seed() == 1: raise ValueError('a\\\\n  b')"
-    broken(file, "loss", body)
-    first, second = (
-        m.result
-        for m in heard(file, Run("sgd", 1), Run("sgd", 0), plan=replace(PLAN, epochs=1))
-        if isinstance(m, Ended)
-    )
+    broken(file, "loss", "if torch.initial_seed() == 1: raise ValueError('a\\\\n  b')")
+    first, second = results(heard(file, order(file, seed=1), order(file)))
     assert first.status == "failed"
     assert first.reason == f"ValueError: a b (line.py, line {line_of(file, 'raise')})"
     assert first.epochs == ()
     assert second.status == "finished"
 
 
-def test_a_file_that_a_task_does_not_find_is_that_runs_result(file: Path):
-    broken(file, "loss", "open('/no/such/file')")
-    *_, ended = heard(file, Run("sgd", 0))
-    assert isinstance(ended, Ended)
-    assert ended.result.status == "failed"
-    assert "FileNotFoundError" in ended.result.reason
-    assert "line.py, line" in ended.result.reason
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("open('/no/such/file')", "FileNotFoundError"),
+        ("raise SystemExit('enough')", "SystemExit: enough"),
+        ("torch.empty(10**15)", "out of memory: RuntimeError: "),
+        ("raise MemoryError", "out of memory: MemoryError"),
+        ("input()", "EOFError"),
+        ("return None", "AttributeError: 'NoneType'"),
+        ("raise ValueError(10_000 * 'x')", f"ValueError: {600 * 'x'} ... (line.py"),
+    ],
+)
+def test_whatever_a_task_does_is_that_runs_result(
+    file: Path, body: str, says: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    broken(file, "loss", body)
+    [result] = results(heard(file, order(file)))
+    assert result.status == "failed"
+    assert result.reason.startswith(says)
 
 
-def test_a_task_that_exits_is_that_runs_result(file: Path):
-    broken(file, "loss", "raise SystemExit('enough')")
-    *_, ended = heard(file, Run("sgd", 0))
-    assert isinstance(ended, Ended)
-    assert "SystemExit: enough" in ended.result.reason
+def test_a_task_may_print_and_put_something_else_in_place_of_stdout(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "stdout", StringIO())
+    broken(file, "loss", "import sys; print('lost'); sys.stdout = None")
+    assert [r.status for r in results(heard(file, order(file), order(file)))] == 2 * ["finished"]
 
 
 def test_a_loss_over_shapes_that_do_not_match_fails(file: Path):
@@ -187,10 +262,12 @@ def test_a_loss_over_shapes_that_do_not_match_fails(file: Path):
         "mse_loss(outputs, targets)", "mse_loss(outputs, targets[:, 0])"
     )
     file.write_text(text)
-    *_, ended = heard(file, Run("sgd", 0))
-    assert isinstance(ended, Ended)
-    assert ended.result.reason.startswith("UserWarning: Using a target size")
-    assert f"(line.py, line {line_of(file, 'mse_loss')})" in ended.result.reason
+    [result] = results(heard(file, order(file)))
+    assert result.reason.startswith("UserWarning: Using a target size")
+    assert f"(line.py, line {line_of(file, 'mse_loss')})" in result.reason
+
+
+# Loading:
 
 
 def test_task_that_is_not_there(tmp_path: Path):
@@ -201,22 +278,53 @@ def test_task_that_is_not_there(tmp_path: Path):
 
 def test_data_that_cannot_be_loaded(file: Path):
     broken(file, "data", "raise KeyError('x')")
-    [unusable] = heard(file)
     place = f"(line.py, line {line_of(file, 'raise')})"
-    assert unusable == Unusable(f"the data of task {file} cannot be loaded: KeyError: 'x' {place}")
+    assert heard(file) == [Unusable(f"task {file} cannot be loaded: KeyError: 'x' {place}")]
 
 
-@pytest.mark.parametrize("deaf_after", [0, 1, 2, 3])
+def test_a_task_that_is_given_is_not_looked_for(file: Path):
+    there = load(str(file))
+    del sys.modules[f"own_task_{file.stem}"]
+    file.unlink()
+    loaded, _, _, ended = heard(there, order(Path("line")))
+    assert isinstance(loaded, Loaded)
+    assert isinstance(ended, Ended)
+    assert loaded.spec == "line"
+    assert ended.result.status == "finished"
+
+
+def test_a_task_may_be_of_a_class_that_is_made_in_another_way(file: Path):
+    text = file.read_text().replace("task = Task(", "FIELDS = (")
+    init = "    def __init__(self):\n        super().__init__(*FIELDS)\n"
+    file.write_text(f"{text}class Own(Task):\n{init}task = Own()\n")
+    assert [r.status for r in results(heard(file, order(file)))] == ["finished"]
+
+
+def test_what_cannot_be_read_is_told_and_the_worker_goes_on(file: Path):
+    parent = Parent([b"\x80nothing", packed(Load(str(file)))])
+    serve(parent)  # pyright: ignore
+    unusable, loaded = parent.heard
+    assert isinstance(unusable, Unusable)
+    assert "cannot be read: " in unusable.reason
+    assert isinstance(loaded, Loaded)
+
+
+@pytest.mark.parametrize("deaf_after", [0, 1, 2, 3, 4])
 def test_it_ends_when_nobody_listens(file: Path, deaf_after: int):
-    parent = Parent([(PLAN, Run("sgd", seed)) for seed in (0, 1)], deaf_after=deaf_after)
-    serve(parent, str(file))  # pyright: ignore
+    orders = [packed(Load(str(file))), packed(order(file)), packed(order(file))]
+    parent = Parent(orders, deaf_after=deaf_after)
+    serve(parent)  # pyright: ignore
     assert len(parent.heard) == deaf_after
 
 
-def test_it_keeps_to_one_thread_and_leaves_ctrl_c_to_the_parent(file: Path):
-    torch.set_num_threads(2)
+def test_a_task_begins_with_the_process_as_it_should_be(file: Path):
+    broken(file, "data", "torch.set_default_dtype(torch.float64); torch.set_num_threads(1)")
     heard(file)
-    assert torch.get_num_threads() == 1
+    assert torch.get_default_dtype() is torch.float64
+    file.write_text(TASK)
+    heard(file, threads=2)
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.get_num_threads() == 2
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert float(torch.full((1,), 1e-30) * 1e-10) == 0
     assert gc.isenabled()
@@ -238,26 +346,20 @@ def caught(file: Path, body: str) -> Exception:
     return raised
 
 
-def test_told_is_one_line_with_the_place_in_the_users_file(tmp_path: Path):
-    error = caught(tmp_path / "mine.py", "raise RuntimeError('one\\n\\n   two\\tthree')")
-    assert told(error) == "RuntimeError: one two three (mine.py, line 2)"
-
-
-def test_told_skips_the_frames_of_torch(tmp_path: Path):
-    body = "import torch; torch.nn.Linear(2, 2)(torch.ones(3))"
-    said = told(caught(tmp_path / "mine.py", body))
-    assert said.startswith("RuntimeError: ")
-    assert said.endswith("(mine.py, line 2)")
-
-
-def test_told_skips_our_frames(tmp_path: Path):
-    body = "import thalweg; thalweg.adam(beta1=2)"
-    assert told(caught(tmp_path / "mine.py", body)).endswith("(mine.py, line 2)")
-
-
-def test_told_skips_the_frames_of_pythons_library(tmp_path: Path):
-    said = told(caught(tmp_path / "mine.py", "import json; json.loads('')"))
-    assert said.endswith("(mine.py, line 2)")
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        ("raise RuntimeError('one\\n\\n   two\\tthree')", "RuntimeError: one two three"),
+        ("import torch; torch.nn.Linear(2, 2)(torch.ones(3))", "RuntimeError: "),
+        ("import thalweg; thalweg.adam(beta1=2)", "UsageError: beta1 is 2"),
+        ("import json; json.loads('')", "JSONDecodeError: "),
+    ],
+)
+def test_told_is_one_line_with_the_place_in_the_users_file(tmp_path: Path, body: str, begins: str):
+    said = told(caught(tmp_path / "mine.py", body.replace("\n", "\\n").replace("\t", "\\t")))
+    assert said.startswith(begins)
+    assert said.endswith(" (mine.py, line 2)")
+    assert "\n" not in said
 
 
 def test_told_without_a_place_or_a_message():

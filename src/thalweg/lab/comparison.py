@@ -1,19 +1,24 @@
-"""Carry out a plan: run what is not stored yet, store it, and write the report."""
+"""What of a plan is to be run next."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeAlias
 
-from thalweg.lab.plan import Order, Plan, Run
-from thalweg.lab.pool import Event, Pool
-from thalweg.lab.store import Store
+from thalweg.lab.plan import Order, Run
 from thalweg.lab.study import Result, Study
-from thalweg.lab.worker import Ended
 from thalweg.rules.vocabulary import walk
 
-__all__ = ["Queue", "carry_out"]
+__all__ = ["Queue"]
+
+_Pair: TypeAlias = tuple[str, str]
 
 
 class Queue:
     """The runs that are still to be begun; those that are chosen by others' results come in time.
+
+    First comes what the longest time has to follow: of two runs the longer one, and a trial, which
+    has a run on fresh seeds after it, counts twice.
 
     Args:
         study: the plan and the results so far.
@@ -21,67 +26,86 @@ class Queue:
 
     def __init__(self, study: Study) -> None:
         self._plan, self._tasks = study.plan, study.tasks
-        self._results = {r.run: r for r in study.results}
-        self._begun = set(self._results)
-        self._waiting = self._longest_first(study.pending())
+        self._known = {result.run for result in study.results}
+        # By task and optimizer.
+        self._trials: dict[_Pair, list[Result]] = {}
+        self._waiting: dict[_Pair, deque[Run]] = {}
+        self._works: dict[_Pair, int] = {}
+        self._times: dict[_Pair, tuple[float, int]] = {}
+        for result in study.results:
+            self._timed(result)
+        for task in self._plan.tasks:
+            for name in self._plan.optimizers:
+                self._trials[task.spec, name] = [*map(_short, study.tuning(task.spec, name))]
+        self._add(study.pending())
 
-    def take(self) -> Order | None:
-        """The next run to begin; None if there is none now."""
-        if not self._waiting:
-            return None
-        run = self._waiting.pop(0)
-        self._begun.add(run)
-        return self._plan.order(run)
+    def take(self, task: str | None = None) -> Order | None:
+        """The next run to begin; None if there is none now.
+
+        Args:
+            task: which is preferred, because who is to carry it out has its data.
+        """
+        specs = [task, *(t.spec for t in self._plan.tasks)]
+        for spec in specs:
+            pairs = [pair for pair, runs in self._waiting.items() if pair[0] == spec and runs]
+            if pairs:
+                first = max(pairs, key=self._length)
+                return self._plan.order(self._waiting[first].popleft())
+        return None
 
     def ended(self, result: Result) -> None:
         """Take note of a result, after which other runs may be possible."""
-        run = result.run
-        self._results[run] = result
-        own = [
-            r
-            for r in self._results.values()
-            if (r.run.task, r.run.optimizer) == (run.task, run.optimizer)
-        ]
-        study = Study(self._plan, self._tasks, tuple(own))
-        trial = study.chosen(run.task, run.optimizer)
-        if trial is not None:
-            new = self._plan.judging(run.task, run.optimizer, trial)
-            self._waiting += [r for r in new if r not in self._begun and r not in self._waiting]
-            self._waiting = self._longest_first(self._waiting)
+        run, plan = result.run, self._plan
+        self._timed(result)
+        count = plan.trials_of(run.optimizer)
+        if count == 1 or run.seed != plan.tuning_seed:
+            return
+        trials = self._trials[run.task, run.optimizer]
+        trials.append(_short(result))
+        if len(trials) < count:
+            return
+        chosen = Study(plan, self._tasks, tuple(trials)).chosen(run.task, run.optimizer)
+        if chosen is not None:
+            fresh = plan.judging(run.task, run.optimizer, chosen)
+            self._add(run for run in fresh if run not in self._known)
 
-    def _longest_first(self, runs: list[Run]) -> list[Run]:
-        # Workers hold the data of one task at a time, so that runs of one go together.
-        place = {task.spec: i for i, task in enumerate(self._plan.tasks)}
-        return sorted(runs, key=lambda run: (place[run.task], -_work(self._plan, run), run.seed))
+    def _add(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            pair = run.task, run.optimizer
+            if pair not in self._works:
+                self._works[pair] = _work(self._plan.order(run))
+            self._waiting.setdefault(pair, deque()).append(run)
+
+    def _timed(self, result: Result) -> None:
+        if result.status == "finished":
+            pair = result.run.task, result.run.optimizer
+            seconds, count = self._times.get(pair, (0.0, 0))
+            self._times[pair] = seconds + result.epochs[-1].seconds, count + 1
+
+    def _length(self, pair: _Pair) -> float:
+        """How long a task's and optimizer's runs keep a process busy, those after it included."""
+        tuning = self._plan.trials_of(pair[1]) > 1
+        follows = tuning and self._waiting[pair][0].seed == self._plan.tuning_seed
+        return (2 if follows else 1) * self._seconds(pair)
+
+    def _seconds(self, pair: _Pair) -> float:
+        """What a run takes: measured, or by the number of its operations."""
+        if pair in self._times:
+            seconds, count = self._times[pair]
+            return seconds / count
+        known = [other for other in self._times if other[0] == pair[0] and other in self._works]
+        if not known:
+            return self._works[pair]
+        pace = sum(map(self._seconds, known)) / sum(self._works[other] for other in known)
+        return self._works[pair] * pace
 
 
-def _work(plan: Plan, run: Run) -> int:
+def _short(result: Result) -> Result:
+    """What is needed of a result to choose by it."""
+    return replace(result, epochs=result.epochs[-1:])
+
+
+def _work(order: Order) -> int:
     """How many operations a step of the run's rule takes."""
-    order = plan.order(run)
-    trace = order.rule.trace(order.rule.settings(plan.convention))
-    return sum(e.element for e in walk(trace.step, *trace.states.values()))
-
-
-def carry_out(store: Store, pool: Pool, watch: Callable[[Event], None]) -> Study:
-    """Run what is pending, keep each result as it comes, and write `report.html`.
-
-    Args:
-        store: the plan and the results so far.
-        pool: the processes to run in.
-        watch: is told everything that happens.
-
-    Raises:
-        UsageError: the task or its data cannot be loaded.
-    """
-    # Imported while the processes start.
-    from thalweg.lab.report import write_report
-
-    queue = Queue(store.study())
-    for event in pool.events(queue.take):
-        if isinstance(event, Ended):
-            store.add(event.result)
-            queue.ended(event.result)
-        watch(event)
-    study = store.study()
-    write_report(study, store.folder / "report.html")
-    return study
+    trace = order.rule.trace(order.rule.settings(order.convention))
+    return 1 + sum(e.element for e in walk(trace.step, *trace.states.values()))

@@ -3,35 +3,38 @@
 import json
 import os
 import platform
-import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
+from thalweg.lab.memory import words
 from thalweg.lab.worker import Loaded
 
 __all__ = ["cores", "session"]
 
 
 def session(loaded: Mapping[str, Loaded]) -> dict[str, str]:
-    """Versions, hardware, the command, and the state of the code, by name.
+    """Versions, hardware, and the state of the code, by name.
 
     Args:
         loaded: the tasks, by their spec. `code of TASK` is the start of the SHA-256 of each file
             that a task is defined in; `git of TASK` the commit that a task of one's own was at.
     """
     found = {
-        "command": shlex.join(["thalweg", *sys.argv[1:]]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **{name: version(name) for name in ("thalweg", "torch", "numpy")},
         "Python": platform.python_version(),
         "system": platform.platform(),
         "processor": f"{_processor()}, {cores()} cores",
+        "memory": words(psutil.virtual_memory().total),
     }
+    if gpus := sorted({task.gpu for task in loaded.values() if task.gpu}):
+        found["GPU"] = ", ".join(gpus)
     if commit := _commit(Path(__file__).parent):
         found["git of thalweg"] = commit
     for spec, task in loaded.items():

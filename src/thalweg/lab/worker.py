@@ -1,6 +1,9 @@
-"""What runs in a worker process: one training run after the other, on one thread."""
+"""What runs in a worker process: one training run after the other."""
 
+import ctypes
 import gc
+import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -8,20 +11,38 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from thalweg.errors import UsageError
+from thalweg.lab import memory
 from thalweg.lab.plan import Order, Run
 from thalweg.lab.study import Result, Status, TaskFacts
+from thalweg.rules.declaration import Setting
 from thalweg.training import Record
 
 if TYPE_CHECKING:
     from thalweg.tasks import Data, Task
 
-__all__ = ["Ended", "Load", "Loaded", "Message", "Progress", "Unusable", "packed", "serve"]
+__all__ = [
+    "Ended",
+    "Load",
+    "Loaded",
+    "Message",
+    "Progress",
+    "Unusable",
+    "packed",
+    "serve",
+    "settings_of",
+    "told",
+]
+
+# An error may have a whole tensor in its message.
+_LONGEST = 600
 
 
 @dataclass(frozen=True)
@@ -47,16 +68,18 @@ class Loaded:
         spec: the task's.
         task: what is known of it.
         identity: what it is, told apart by content: see `thalweg.training.identity`.
+        gpu: what the GPU is called that it is trained on; empty if there is none.
     """
 
     spec: str
     task: TaskFacts
     identity: Mapping[str, Mapping[str, str]]
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """A task or its data could not be loaded, so that there is nothing to run."""
+    """A task or its data could not be loaded, or what was sent could not be read."""
 
     reason: str
 
@@ -80,27 +103,40 @@ Message: TypeAlias = Loaded | Unusable | Progress | Ended
 
 
 def packed(order: Load | Order) -> bytes:
-    """What `serve` is sent: what was defined in a script or a notebook goes along whole."""
-    import cloudpickle
+    """What `serve` is sent: what was defined in a script or a notebook goes along whole.
 
-    return cloudpickle.dumps(order)
+    Raises:
+        UsageError: it holds something that cannot be sent.
+    """
+    import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
+
+    try:
+        return cloudpickle.dumps(order)  # pyright: ignore[reportUnknownMemberType]
+    # Whatever an object's own methods raise.
+    except Exception as error:
+        what = (
+            f"the task {order.spec}" if isinstance(order, Load) else f"{order.run.optimizer}'s rule"
+        )
+        raise UsageError(
+            f"{what} cannot be sent to a worker process ({told(error)}): make what cannot be "
+            "pickled, such as a lock or an open file, within the functions that use it."
+        ) from error
 
 
-def serve(connection: "Connection[Message, bytes]") -> None:
-    """Load tasks and carry out runs of them for as long as there is anyone to report to."""
+def serve(connection: "Connection[Message, bytes]", threads: int = 1) -> None:
+    """Load tasks and carry out runs of them for as long as there is anyone to report to.
+
+    Args:
+        connection: to whoever gives orders.
+        threads: how many a run gets.
+    """
     # Ctrl-C reaches the whole group of processes; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        _settle(parent.sentinel)
     # What is imported stays: to search it for garbage, again and again, takes a tenth of the time.
     gc.disable()
-    import torch
-
-    # A run is one of many side by side, so it gets one core.
-    torch.set_num_threads(1)
-    # Averages of gradients that have died away fade through numbers below 1e-38, on which
-    # processors are many times slower; they are rounded to 0.
-    torch.set_flush_denormal(True)
-    # torch broadcasts a loss over shapes that do not match and merely warns.
-    warnings.filterwarnings("error", message="Using a target size")
 
     def send(message: Message) -> None:
         try:
@@ -108,22 +144,28 @@ def serve(connection: "Connection[Message, bytes]") -> None:
         except OSError:
             raise _Unheard from None
 
-    task: _Ready | None = None
+    ready: _Ready | None = None
     with suppress(EOFError, OSError, _Unheard):
         while True:
-            order = pickle.loads(connection.recv_bytes())  # noqa: S301
+            received = connection.recv_bytes()
+            try:
+                order = pickle.loads(received)  # noqa: S301
+            except Exception as error:
+                send(Unusable(f"what was sent to a worker process cannot be read: {told(error)}"))
+                continue
             if isinstance(order, Order):
-                assert task is not None
-                send(Ended(_carried_out(order, task, send)))
+                assert ready is not None
+                send(Ended(_carried_out(order, ready, send)))
                 continue
             # At most one task's data are held at a time.
-            task = None
+            ready = None
             gc.unfreeze()
             gc.enable()
             gc.collect()
             gc.disable()
             try:
-                task, loaded = _loaded(order)
+                _prepare(threads)
+                ready, loaded = _loaded(order)
                 send(loaded)
             except UsageError as error:
                 send(Unusable(str(error)))
@@ -131,6 +173,38 @@ def serve(connection: "Connection[Message, bytes]") -> None:
                 send(Unusable(f"task {order.spec} cannot be loaded: {told(error)}"))
             gc.freeze()
             gc.enable()
+
+
+def _settle(parent: int) -> None:
+    """Arrange for what concerns the process as a whole, and not its runs."""
+    # What a task prints is not to stand in the midst of the results.
+    os.dup2(2, 1)
+    # When memory runs out, the system is to end this process, and none of the user's others.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
+    # A run in which nothing moves any more must not outlive its parent: the system ends it, and
+    # where the system does not, a thread does.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    def watch() -> None:
+        wait([parent])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _prepare(threads: int) -> None:
+    """Set what is torch's own for the whole process, and what an earlier task may have changed."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    # Averages of gradients that have died away fade through numbers below 1e-38, on which
+    # processors are many times slower; they are rounded to 0.
+    torch.set_flush_denormal(True)
+    # torch broadcasts a loss over shapes that do not match and merely warns.
+    warnings.filterwarnings("error", message="Using a target size")
 
 
 @dataclass(frozen=True)
@@ -152,8 +226,39 @@ def _loaded(order: Load) -> tuple[_Ready, Loaded]:
         has_test=data.test is not None,
         parameters=sum(p.numel() for p in model.parameters()),
     )
-    there = Loaded(order.spec, facts, identity(task, model, data))
-    return _Ready(task, data, order.device), there
+    there = Loaded(order.spec, facts, identity(task, model, data), _gpu(order.device))
+    # Not by `replace`: a class of the user's own may be made with other arguments.
+    checked = copy(task)
+    object.__setattr__(checked, "metric", _Metric(task.metric_name, task.metric))
+    return _Ready(checked, data, order.device), there
+
+
+def _gpu(device: str | None) -> str:
+    import torch
+
+    from thalweg.training.run import usable
+
+    there = usable(device)
+    return torch.cuda.get_device_name(there) if there.type == "cuda" else ""
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """A task's metric, held to giving one number."""
+
+    name: str
+    function: Callable[[Any, Any], Any]
+
+    def __call__(self, outputs: Any, targets: Any) -> float:
+        value = self.function(outputs, targets)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            pass
+        shape = tuple(getattr(value, "shape", ()))
+        what = f"a {type(value).__name__} of shape {shape}" if shape else repr(value)
+        hint = "does it lack its return?" if value is None else "give a number, or a tensor of one."
+        raise UsageError(f"the metric ({self.name}) gave {what:.80} instead of one number: {hint}")
 
 
 class _Unheard(BaseException):
@@ -165,11 +270,11 @@ def _carried_out(order: Order, ready: _Ready, send: Callable[[Message], None]) -
     from thalweg.training import DivergenceError, train
     from thalweg.training.order import course
 
-    settings = order.rule.settings(order.convention)
     epochs: list[Record] = []
     status: Status = "finished"
     reason = ""
     made: list[Optimizer] = []
+    memory.forget_peak()
 
     def optimizer(params: Iterable[Any]) -> Optimizer:
         made.append(Optimizer(params, order.rule, convention=order.convention))
@@ -196,16 +301,31 @@ def _carried_out(order: Order, ready: _Ready, send: Callable[[Message], None]) -
         status, reason = "diverged", str(error)
     except (Exception, SystemExit) as error:
         # Whatever a user's task does wrong is that run's result; the others go on.
-        status, reason = "failed", told(error)
+        status, reason = "failed", _reason(error)
     return Result(
         order.run,
         status,
         reason,
         tuple(epochs),
-        {**settings.hypers, **settings.flags, **order.extra},
+        settings_of(order),
         state_bytes=_state_bytes(made[-1]) if made else None,
-        memory=_memory(),
+        memory=memory.peak(),
     )
+
+
+def settings_of(order: Order) -> dict[str, Setting]:
+    """Every value that a run's optimizer has, and its schedule and decay if it has any."""
+    settings = order.rule.settings(order.convention)
+    return {**settings.hypers, **settings.flags, **order.extra}
+
+
+def _reason(error: BaseException) -> str:
+    import torch
+
+    if isinstance(error, UsageError):
+        return str(error)
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return f"{'out of memory: ' * (short or 'DefaultCPUAllocator' in str(error))}{told(error)}"
 
 
 def _state_bytes(optimizer: Any) -> float:
@@ -214,16 +334,6 @@ def _state_bytes(optimizer: Any) -> float:
     kept = [v for p in parameters for v in optimizer.state.get(p, {}).values()]
     sizes = [getattr(v, "nbytes", 8) for v in kept]
     return sum(sizes) / sum(p.numel() for p in parameters)
-
-
-def _memory() -> int | None:
-    """The most memory that this process has ever taken, in bytes."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _compile(optimizer: Callable[[list[Any]], Any]) -> None:
@@ -244,4 +354,7 @@ def told(error: BaseException) -> str:
         if "site-packages" not in frame.filename and others.isdisjoint(Path(frame.filename).parents)
     ]
     place = f" ({places[-1]})" if places else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    words = " ".join(str(error).split())
+    if len(words) > _LONGEST:
+        words = f"{words[:_LONGEST]} ..."
+    return f"{type(error).__name__}: {words}{place}"
