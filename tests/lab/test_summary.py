@@ -1,60 +1,18 @@
-"""What the table and the verdict say, on results whose truth is known."""
+"""What the final table says, on results whose truth is known."""
 
-import math
-from collections.abc import Mapping, Sequence
-from itertools import count
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from thalweg.lab.plan import Plan, Run
-from thalweg.lab.study import Result, Status, Study, TaskFacts
-from thalweg.lab.summary import Row, Summary, summarize
-from thalweg.training import Record
+from thalweg.lab.contestant import Contestant
+from thalweg.lab.stats import compare
+from thalweg.lab.study import Study
+from thalweg.lab.summary import Row, Summary, summaries, summarize
 
-LOST: dict[str, Status] = {"nan": "diverged", "boom": "failed"}
-Outcome = float | str
-
-
-def result(optimizer: str, seed: int, outcome: Outcome) -> Result:
-    """A run of two epochs that ends with a metric, or with a problem after one epoch."""
-    if isinstance(outcome, str):
-        return Result(Run(optimizer, seed), LOST[outcome], outcome, (epoch(1, 0.1),), {})
-    return Result(Run(optimizer, seed), "finished", "", (epoch(1, 0.1), epoch(2, outcome)), {})
-
-
-def epoch(number: int, metric: float, seconds: float | None = None, steps: int = 10) -> Record:
-    took = 0.5 * number if seconds is None else seconds
-    return Record(number, steps * number, 2 * metric, 3.0, metric, took)
-
-
-def study(
-    outcomes: Mapping[str, Sequence[Outcome]],
-    higher: bool = True,
-    target: float | None = None,
-    seeds: int | None = None,
-    epochs: int = 2,
-) -> Study:
-    """One outcome per seed for each optimizer."""
-    planned = seeds or max(len(o) for o in outcomes.values())
-    plan = Plan("t", tuple(outcomes), "paper", None, epochs, 8, tuple(range(planned)), target)
-    results = [
-        result(name, seed, outcome)
-        for name, of_seeds in outcomes.items()
-        for seed, outcome in enumerate(of_seeds)
-    ]
-    return Study(plan, TaskFacts("blobs", "", "score", higher, epochs, 8, None), tuple(results), {})
-
-
-def order(summary: Summary) -> list[str]:
-    return [r.optimizer for r in summary.rows]
-
-
-def row(summary: Summary, optimizer: str) -> Row:
-    return next(r for r in summary.rows if r.optimizer == optimizer)
-
+from . import studies
 
 # Seeds differ much more than optimizers do, which only pairing sees through.
 HARD = np.array([0.5, 0.9, 0.7, 0.6])
@@ -66,341 +24,330 @@ CLEAR = {
 }
 
 
+def summed(study: Study) -> Summary:
+    return summarize(study, study.plan.tasks[0].spec)
+
+
+def order(summary: Summary) -> list[str]:
+    return [r.optimizer for r in summary.rows]
+
+
+def row(summary: Summary, optimizer: str) -> Row:
+    return next(r for r in summary.rows if r.optimizer == optimizer)
+
+
 @pytest.mark.parametrize("higher", [True, False])
 def test_best_comes_first(higher: bool):
     sign = 1 if higher else -1
-    summary = summarize(study({o: [sign * m for m in ms] for o, ms in CLEAR.items()}, higher))
+    turned = {o: [sign * m for m in ms] for o, ms in CLEAR.items()}
+    summary = summed(studies.outcomes(turned, higher=higher))
     assert order(summary) == ["best", "close", "middle", "worst"]
-    assert [r.ties for r in summary.rows] == [False, True, False, False]
-    best = summary.rows[0]
+    assert [r.ties for r in summary.rows] == [True, True, False, False]
+    best, _, _, worst = summary.rows
     assert best.metric == pytest.approx(sign * 0.675)
-    assert best.metric_spread == pytest.approx(stdev(HARD))
-    assert best.train_loss == pytest.approx(sign * 1.35)
-    assert (best.difference, best.margin) == (None, None)
+    assert best.spread == pytest.approx(stdev(HARD))
+    assert best.train_loss == pytest.approx(2 - sign * 0.675)
+    assert (best.difference, best.low, best.high) == (0, None, None)
+    assert worst.difference == pytest.approx(0.2)
+    assert worst.low is not None
+    assert worst.high is not None
+    assert 0 < worst.low < 0.2 < worst.high
 
 
 @pytest.mark.parametrize("higher", [True, False])
-def test_differences_are_those_of_a_paired_t_test(higher: bool):
-    generator = np.random.default_rng(0)
-    outcomes = {f"o{i}": (generator.normal(0, 1, 5) + 0.3 * i).tolist() for i in range(8)}
-    summary = summarize(study(outcomes, higher))
-    leader = np.array(outcomes[order(summary)[0]])
-    ties = 0
+def test_two_are_compared_by_a_paired_t_test(higher: bool):
+    a, b = np.array([1.0, 1.6, 1.2, 1.4, 2.1]), np.array([0.8, 1.5, 0.9, 1.4, 1.7])
+    a, b = (a, b) if higher else (b, a)
+    summary = summed(studies.outcomes({"a": a.tolist(), "b": b.tolist()}, higher=higher))
+    assert order(summary) == ["a", "b"]
+    test = stats.ttest_rel(a, b) if higher else stats.ttest_rel(b, a)
+    interval = test.confidence_interval(0.95)
+    second = summary.rows[1]
+    assert (second.low, second.high) == pytest.approx((interval.low, interval.high))
+    assert second.ties == (test.pvalue >= 0.05)
+
+
+def test_many_are_compared_as_the_statistics_say():
+    random = np.random.default_rng(0)
+    finals = {f"o{i}": (random.normal(0, 1, 5) + 0.5 * i).tolist() for i in range(8)}
+    summary = summed(studies.outcomes(finals))
+    contest = compare(list(finals.values()))
+    names = list(finals)
+    assert order(summary) == [names[i] for i in contest.order]
+    leader = contest.order[0]
     for r in summary.rows[1:]:
-        mine = np.array(outcomes[r.optimizer])
-        test = stats.ttest_rel(leader, mine) if higher else stats.ttest_rel(mine, leader)
-        low, high = test.confidence_interval(0.95)
-        assert r.difference is not None
-        assert r.margin is not None
-        assert r.difference - r.margin == pytest.approx(low)
-        assert r.difference + r.margin == pytest.approx(high)
-        assert r.ties == (test.pvalue >= 0.05)
-        ties += r.ties
-    assert 0 < ties < 7
+        i = names.index(r.optimizer)
+        found = contest.differences[leader, i], contest.low[leader, i], contest.high[leader, i]
+        assert (r.difference, r.low, r.high) == pytest.approx(found)
+        assert r.ties != contest.differs[leader, i]
+    assert {r.ties for r in summary.rows} == {True, False}
+
+
+def test_only_a_tie_needs_more_seeds_and_a_closer_one_more_of_them():
+    noise = np.array([0.01, -0.01, 0.005, -0.008])
+    finals = {
+        "a": [0.9] * 4,
+        "b": (0.898 + noise).tolist(),
+        "c": (0.896 + noise[::-1]).tolist(),
+        "d": (0.2 + noise).tolist(),
+    }
+    a, b, c, d = summed(studies.outcomes(finals)).rows
+    assert (a.seeds_needed, d.seeds_needed) == (None, None)
+    assert b.seeds_needed is not None
+    assert c.seeds_needed is not None
+    assert 0 < c.seeds_needed < b.seeds_needed
+
+
+def test_what_was_not_found_takes_one_more_seed_at_least(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("thalweg.lab.stats.seeds_needed", lambda *_: 0)
+    assert summed(studies.outcomes(CLEAR)).rows[1].seeds_needed == 1
 
 
 def test_pairs_are_those_of_the_same_seed_whatever_order_runs_ended_in():
-    whole = study(CLEAR)
-    turned = Study(whole.plan, whole.task, whole.results[::-1], {})
-    assert summarize(turned).rows == summarize(whole).rows
+    whole = studies.outcomes(CLEAR)
+    turned = replace(whole, results=whole.results[::-1])
+    assert summed(turned).rows == summed(whole).rows
 
 
 def test_only_seeds_that_both_finished_are_compared():
-    outcomes = {"a": [1.0, 2.0, 3.0, 2.5, "nan"], "b": ["boom", 1.5, 2.75, 2.6, 9.0]}
-    summary = summarize(study(outcomes))
+    finals = {"a": [1.0, 2.0, 3.0, 2.5, "nan"], "b": ["boom", 1.5, 2.75, 2.6, 9.0]}
+    summary = summed(studies.outcomes(finals))
     # Over its own seeds b is better.
     assert order(summary) == ["b", "a"]
     a = row(summary, "a")
     assert a.difference == pytest.approx(fmean([1.5 - 2, 2.75 - 3, 2.6 - 2.5]))
     test = stats.ttest_rel([1.5, 2.75, 2.6], [2.0, 3.0, 2.5]).confidence_interval(0.95)
-    assert a.margin == pytest.approx((test.high - test.low) / 2)
+    assert (a.low, a.high) == pytest.approx((test.low, test.high))
     assert row(summary, "b").metric == pytest.approx(fmean([1.5, 2.75, 2.6, 9]))
 
 
-def test_one_shared_seed_has_a_difference_without_a_margin():
-    summary = summarize(study({"a": [1.0, 2.0, "nan"], "b": ["nan", 1.5, 1.5]}))
-    b = row(summary, "b")
-    assert (b.difference, b.margin, b.ties) == (pytest.approx(0.5), None, False)
+def test_two_shared_seeds_have_a_difference_without_an_interval():
+    b = row(summed(studies.outcomes({"a": [1.0, 2.0, "nan"], "b": [0.5, 1.5, 9.0]})), "a")
+    assert (b.difference, b.low, b.high, b.ties) == (pytest.approx(-0.5), None, None, False)
+
+
+def test_two_shared_seeds_of_a_metric_that_should_fall():
+    b = summed(studies.outcomes({"a": [1.0, 2.0], "b": [1.5, 2.5]}, higher=False)).rows[1]
+    assert (b.optimizer, b.difference, b.low) == ("b", pytest.approx(0.5), None)
 
 
 def test_no_shared_seed_has_no_difference():
-    b = row(summarize(study({"a": [1.0, "nan"], "b": ["nan", 0.5]})), "b")
-    assert (b.difference, b.margin, b.ties) == (None, None, False)
+    b = row(summed(studies.outcomes({"a": [1.0, "nan"], "b": ["nan", 0.5]})), "b")
+    assert (b.difference, b.low, b.high, b.ties) == (None, None, None, False)
 
 
-def test_who_did_better_on_the_shared_seeds_neither_ties_nor_is_beaten():
+def test_who_did_better_on_the_shared_seeds_does_not_tie():
     # a leads for the seed that b lost, and is behind wherever both finished.
-    outcomes = {"a": [1.0, 1.1, 1.2, 9.0], "b": [2.0, 2.11, 2.19, "nan"]}
-    summary = summarize(study(outcomes))
-    assert order(summary) == ["a", "b"]
-    b = row(summary, "b")
-    assert b.difference is not None
-    assert b.margin is not None
-    assert b.difference < -b.margin < 0
+    finals = {"a": [1.0, 1.1, 1.2, 9.0], "b": [2.0, 2.11, 2.19, "nan"]}
+    b = row(summed(studies.outcomes(finals)), "b")
+    assert b.high is not None
+    assert b.high < 0
     assert not b.ties
-    assert "beat" not in summary.verdict
-    assert "is best" not in summary.verdict
-    assert "b did better than a over the seeds that both finished" in summary.verdict
 
 
-def test_identical_optimizers_tie_without_a_margin_of_error():
-    summary = summarize(study({"a": [0.1, 0.2, 0.3], "b": [0.1, 0.2, 0.3]}))
+def test_identical_optimizers_tie_without_an_error():
+    summary = summed(studies.outcomes({"a": [0.1, 0.2, 0.3], "b": [0.1, 0.2, 0.3]}))
     assert order(summary) == ["a", "b"]
-    assert (summary.rows[1].difference, summary.rows[1].margin) == (0.0, 0.0)
-    assert summary.rows[1].ties
+    b = summary.rows[1]
+    assert (b.difference, b.low, b.high, b.ties, b.seeds_needed) == (0, 0, 0, True, None)
+
+
+def test_where_nothing_scatters_a_difference_is_one():
+    b = summed(studies.outcomes({"a": [0.5] * 3, "b": [0.25] * 3})).rows[1]
+    assert (b.difference, b.low, b.high, b.ties) == (0.25, 0.25, 0.25, False)
 
 
 def test_runs_that_did_not_finish_are_counted_and_explained():
-    summary = summarize(study({"a": [1.0, "nan", "nan", "boom"], "b": ["boom"] * 4, "c": [0.5]}))
+    finals = {"a": [1.0, "nan", "nan", "boom"], "b": ["boom"] * 4, "c": [0.5]}
+    summary = summed(studies.outcomes(finals))
     assert order(summary) == ["a", "c", "b"]
     a, c, b = summary.rows
-    assert [(r.finished, r.ended) for r in summary.rows] == [(1, 4), (1, 1), (0, 4)]
-    assert a.problem == "diverged: nan; failed: boom"
-    assert a.metric == 1.0
-    assert a.metric_spread is None
-    assert b.problem == "failed: boom"
+    assert [(r.finished, r.ended, r.planned) for r in (a, c, b)] == [
+        (1, 4, 4),
+        (1, 1, 4),
+        (0, 4, 4),
+    ]
+    assert a.problem == "2 of 4 runs diverged: nan; 1 of 4 runs failed: boom"
+    assert (a.metric, a.spread) == (1, None)
+    assert b.problem == "all 4 runs failed: boom"
     assert c.problem == ""
-    nothing = (b.metric, b.train_loss, b.metric_spread, b.epochs_to_target, b.difference, b.margin)
-    assert nothing == (None,) * 6
-    assert not b.ties
+    nothing = (b.metric, b.train_loss, b.validation, b.difference, b.epochs_to_target)
+    assert nothing == (None,) * 5
+    assert (b.ties, b.speed_stars, b.quality_stars) == (False, None, None)
+
+
+def test_of_many_reasons_the_first_is_told():
+    study = studies.outcomes({"a": ["nan", "nan", 0.5]})
+    first, second, third = study.results
+    study = replace(
+        study, results=(replace(first, reason="early"), replace(second, reason="late"), third)
+    )
+    assert summed(study).rows[0].problem == "2 of 3 runs diverged: early"
+
+
+def test_an_optimizer_all_of_whose_trials_diverge_comes_last_and_says_so():
+    study = studies.study({"adam": 0.9, "sgd": 0.8}, trials=4)
+    lost = tuple(
+        replace(r, status="diverged", reason="the loss was nan") if r.run.optimizer == "adam" else r
+        for r in study.results
+        if r.run.optimizer != "adam" or r.run.seed == 0
+    )
+    last = summed(replace(study, results=lost)).rows[-1]
+    assert (last.optimizer, last.trial, last.metric) == ("adam", None, None)
+    assert last.problem == "all 4 trials diverged: the loss was nan"
+    assert (last.trials, last.trials_finished, last.ended) == (4, 0, 0)
+
+
+def test_trials_that_are_not_over_leave_an_optimizer_unjudged_without_a_problem():
+    study = studies.study(trials=4)
+    part = studies.without(study, lambda r: r.optimizer == "sgd" and (r.trial > 2 or r.seed > 0))
+    sgd = summed(part).rows[-1]
+    assert (sgd.optimizer, sgd.trial, sgd.metric, sgd.problem) == ("sgd", None, None, "")
+    assert (sgd.trials, sgd.trials_finished, sgd.ended, sgd.planned) == (3, 3, 0, 3)
 
 
 def test_no_finished_run():
-    summary = summarize(study({"a": ["nan"], "b": ["boom"]}))
+    summary = summed(studies.outcomes({"a": ["nan"], "b": ["boom"]}))
     assert order(summary) == ["a", "b"]
-    assert summary.target is None
-    assert summary.verdict == "No run finished, so there is nothing to compare."
-    assert summary.detail == ""
+    assert (summary.target, summary.worst, summary.budget) == (None, None, {})
 
 
 def test_no_run_has_ended():
-    summary = summarize(study({"a": [], "b": []}, seeds=2))
-    assert [(r.optimizer, r.ended, r.seconds_per_step) for r in summary.rows] == [
-        ("a", 0, None),
-        ("b", 0, None),
+    summary = summed(studies.outcomes({"a": [], "b": []}, seeds=2))
+    assert [(r.optimizer, r.ended, r.seconds_per_step, r.memory) for r in summary.rows] == [
+        ("a", 0, None, None),
+        ("b", 0, None, None),
     ]
 
 
-def curves(*metrics: Sequence[float], pace: float = 1.0) -> list[Result]:
-    """A finished run of optimizer a for each list of metrics, `pace` seconds an epoch."""
-    return [
-        Result(
-            Run("a", seed),
-            "finished",
-            "",
-            tuple(epoch(n, m, seconds=pace * n * (1 + seed)) for n, m in enumerate(ms, 1)),
-            {},
-        )
-        for seed, ms in enumerate(metrics)
-    ]
+def test_test_data_judge_and_validation_data_where_there_are_none():
+    finals = {"a": [0.5, 0.6, 0.7], "b": [0.8, 0.9, 0.7]}
+    tested = summed(studies.outcomes(finals, has_test=True))
+    assert tested.judged_on == "test"
+    # The metric on the test data is 1 more.
+    assert [r.metric for r in tested.rows] == pytest.approx([1.8, 1.6])
+    assert [r.validation for r in tested.rows] == pytest.approx([0.8, 0.6])
+    untested = summed(studies.outcomes(finals))
+    assert untested.judged_on == "validation"
+    assert [r.metric for r in untested.rows] == pytest.approx([0.8, 0.6])
 
 
-def reached(results: list[Result], target: float | None, higher: bool = True) -> Row:
-    plan = Plan("t", ("a",), "paper", None, 3, 8, tuple(range(len(results))), target)
-    facts = TaskFacts("blobs", "", "score", higher, 3, 8, None)
-    return summarize(Study(plan, facts, tuple(results), {})).rows[0]
+def test_a_run_without_a_finite_test_metric_is_not_judged_and_said():
+    study = studies.outcomes({"a": [0.5, 0.6, 0.7], "b": [0.8, 0.9, 0.7]}, has_test=True)
+    for unknown in (None, float("nan")):
+        first = study.results[0]
+        epochs = (*first.epochs[:-1], replace(first.epochs[-1], test=unknown))
+        lost = replace(study, results=(replace(first, epochs=epochs), *study.results[1:]))
+        a = row(summed(lost), "a")
+        assert (a.metric, a.finished, a.ended) == (pytest.approx(1.65), 2, 3)
+        assert a.problem == "1 of 3 runs finished without a metric on the test data that is finite"
 
 
-def test_epochs_and_seconds_to_target_are_those_of_the_median_run():
-    # Reached in epochs 1, 3 and 2; an epoch takes 1, 2 and 3 seconds.
-    r = reached(curves([0.9, 0.1, 0.1], [0.1, 0.1, 0.9], [0.1, 0.9, 0.9]), 0.9)
-    assert (r.epochs_to_target, r.seconds_to_target) == (2, 6.0)
-    r = reached(curves([0.5, 0.3, 0.1], [0.5, 0.1, 0.3]), 0.3, higher=False)
-    assert (r.epochs_to_target, r.seconds_to_target) == (2, pytest.approx(3.0))
+def test_the_best_trial_is_judged_with_its_settings():
+    study = studies.study(["adam", "sgd"], trials=8)
+    trials = study.tuning("blobs", "adam")
+    best = max(trials, key=lambda r: r.epochs[-1].metric)
+    adam = row(summed(study), "adam")
+    assert adam.trial == best.run.trial != 0
+    assert adam.settings == best.settings
+    assert list(adam.searched) == ["lr", "beta1", "beta2"]
+    assert adam.searched["lr"] == best.settings["lr"]
+    assert (adam.trials, adam.trials_finished, adam.finished) == (8, 8, 3)
+    judged = study.judging("blobs", "adam")
+    assert adam.metric == pytest.approx(fmean(r.epochs[-1].test for r in judged))  # pyright: ignore
 
 
-def test_target_that_most_runs_reach():
-    r = reached(curves([0.9] * 3, [0.1] * 3, [0.1, 0.9, 0.1]), 0.9)
-    assert (r.epochs_to_target, r.seconds_to_target) == (2, 6.0)
+def test_state_and_memory_are_the_most_of_any_run():
+    study = studies.outcomes({"a": [0.1, 0.2]})
+    first, second = study.results
+    more = replace(second, state_bytes=16.0, memory=10**10)
+    a = summed(replace(study, results=(first, more))).rows[0]
+    assert (a.state_bytes, a.memory) == (16, 10**10)
+    none = [replace(r, state_bytes=None, memory=None) for r in study.results]
+    a = summed(replace(study, results=tuple(none))).rows[0]
+    assert (a.state_bytes, a.memory) == (None, None)
 
 
-@pytest.mark.parametrize("metrics", [[[0.1] * 3], [[0.9] * 3, [0.1] * 3]])
-def test_target_that_half_of_the_runs_or_none_reach(metrics: list[list[float]]):
-    r = reached(curves(*metrics), 0.9)
-    assert (r.epochs_to_target, r.seconds_to_target) == (None, None)
-
-
-def test_target_is_the_median_of_what_optimizers_end_with_unless_given():
-    outcomes = {"a": [0.2, 0.4], "b": [0.5, 0.5], "c": [0.9, 0.9], "d": ["nan", "nan"]}
-    summary = summarize(study(outcomes))
-    assert summary.target == pytest.approx(0.5)
-    assert [r.epochs_to_target for r in summary.rows] == [2, 2, None, None]
-    assert summarize(study(outcomes | {"d": [0.7, 0.7]})).target == pytest.approx(0.6)
-    assert summarize(study(outcomes, target=0.05)).target == 0.05
-    assert row(summarize(study(outcomes, target=0.05)), "a").epochs_to_target == 1
-    # A target of 0 is one.
-    assert summarize(study({"a": [0.5]}, higher=False, target=0.0)).target == 0.0
-
-
-def test_seconds_per_step_are_the_median_over_all_epochs():
-    # The first epoch compiles; a run that diverged has a pace as well.
-    first = Result(Run("a", 0), "finished", "", tuple(curve([9.0, 1.0, 1.2])), {})
-    second = Result(Run("a", 1), "diverged", "nan", tuple(curve([8.0, 1.4])), {})
-    r = reached([first, second], None)
-    assert r.seconds_per_step == pytest.approx(1.4 / 10)
-    assert reached([Result(Run("a", 0), "failed", "boom", (), {})], None).seconds_per_step is None
-
-
-def curve(seconds: Sequence[float]) -> list[Record]:
-    return [epoch(n, 0.5, seconds=math.fsum(seconds[:n])) for n in range(1, len(seconds) + 1)]
-
-
-# What the verdict says:
-
-
-def test_clear_winner():
-    outcomes = {o: ms for o, ms in CLEAR.items() if o != "close"}
-    summary = summarize(study(outcomes))
-    assert summary.headline == "best is best on blobs after 2 epochs: score 0.675."
-    assert summary.detail.startswith(
-        "best beats middle and worst over 4 seeds (95% intervals of the difference, paired by "
-        "seed, not corrected for 2 comparisons). Each ran at one setting"
-    )
-    assert "tie" not in summary.verdict
-    assert summary.verdict == f"{summary.headline} {summary.detail}"
-
-
-def test_one_comparison_needs_no_correction():
-    said = summarize(study({"a": [1.0, 2.0, 3.0], "b": [0.5, 1.51, 2.5]})).detail
-    assert "a beats b over 3 seeds" in said
-    assert "corrected" not in said
-
-
-def test_of_two_seeds_nothing_is_said():
-    summary = summarize(study({"a": [0.9, 0.91], "b": [0.2, 0.5]}))
-    assert row(summary, "b").margin is None
-    assert not row(summary, "b").ties
-    assert "tie" not in summary.verdict
-    assert "With two seeds, differences may be luck" in summary.detail
-
-
-def test_tie():
-    summary = summarize(study(CLEAR))
-    assert summary.headline == (
-        "best and close tie for best on blobs after 2 epochs: score 0.675 to 0.6727."
-    )
-    assert "best could not be told apart from close; best beats middle and worst" in summary.detail
-    assert "not corrected for 3 comparisons" in summary.detail
-    assert "More seeds may show a difference." in summary.detail
-    assert "is best" not in summary.verdict
-
-
-def test_tie_of_equal_numbers_names_one():
-    assert summarize(study({"a": [0.1, 0.2, 0.15], "b": [0.1, 0.2, 0.15]})).headline == (
-        "a and b tie for best on blobs after 2 epochs: score 0.15."
-    )
-
-
-def test_many_ties_and_many_losers_are_counted_in_short_sentences():
-    generator = np.random.default_rng(1)
-    equal = {f"e{i}": (0.9 + generator.normal(0, 0.01, 5)).tolist() for i in range(6)}
-    bad = {f"b{i}": (0.1 + generator.normal(0, 0.01, 5)).tolist() for i in range(5)}
-    summary = summarize(study(equal | bad))
-    assert [r.ties for r in summary.rows] == [False, *[True] * 5, *[False] * 5]
-    leader = summary.rows[0].optimizer
-    assert summary.headline.startswith(f"{leader} and 5 others tie for best on blobs")
-    for r in summary.rows[1:6]:
-        assert r.optimizer in summary.detail
-    assert f"{leader} beats 5 others over 5 seeds" in summary.detail
-
-
-def test_one_seed_says_that_it_may_be_luck():
-    summary = summarize(study({"a": [0.9], "b": [0.1]}))
-    assert summary.headline == "a has the best score on blobs after 2 epochs: 0.9."
-    assert summary.detail.startswith("With one seed, differences may be luck: run more seeds.")
-    assert "beats" not in summary.verdict
-    assert "interval" not in summary.verdict
-
-
-def test_one_finished_seed_of_several_says_so_too():
-    summary = summarize(study({"a": [0.9, 0.8, "nan"], "b": [0.1, 0.2, 0.3]}))
-    assert "is best" not in summary.verdict
-    assert "beats" not in summary.verdict
-    assert "With one seed," not in summary.detail
-    assert "fewer than three seeds that a and another share, differences may be luck" in (
-        summary.detail
-    )
-    assert "But only 2 of the 3 runs of a finished" in summary.detail
-
-
-def test_optimizers_that_cannot_be_compared_are_not_beaten():
-    outcomes: dict[str, list[Outcome]] = {
-        "a": [0.9, 0.8, 0.7],
-        "b": [0.5, 0.41, 0.3],
-        "c": [0.1, "nan", "nan"],
-        "d": ["boom", "boom", "boom"],
+def test_stars_are_those_of_the_table_beside_the_book():
+    good, bad = [0.9, 0.91, 0.92], [0.1] * 3
+    finals = {"adam": good, "sgd:lr=0.1": good, "adagrad": bad, "rprop": ["nan"] * 3}
+    summary = summed(studies.outcomes({**finals, "l2+adagrad": bad, "adagrad+decay": bad}))
+    stars = {r.optimizer: (r.speed_stars, r.quality_stars, r.book) for r in summary.rows}
+    assert stars == {
+        "adam": (3, 3, (3, 2, 3)),
+        "sgd:lr=0.1": (3, 3, (1, 3, 3)),
+        "adagrad": (1, 2, (3, 1, 1)),
+        "l2+adagrad": (1, 2, None),
+        "adagrad+decay": (1, 2, None),
+        "rprop": (None, None, None),
     }
-    summary = summarize(study(outcomes))
-    assert summary.headline == "a has the best score on blobs after 2 epochs: 0.8."
-    assert "a beats b over 3 seeds (95% intervals of the difference, paired by seed)." in (
-        summary.detail
-    )
-    assert "With fewer than three finished seeds in common, a and c cannot be compared" in (
-        summary.detail
-    )
-    assert "Not every run of c and d finished." in summary.detail
 
 
-def test_losers_that_never_finished_are_not_beaten():
-    summary = summarize(
-        study({"a": [0.9, 0.8, 0.7], "b": [0.5, 0.41, 0.3], "c": ["boom", "nan", "boom"]})
-    )
-    assert summary.headline.startswith("a is best on blobs")
-    assert "a beats b over 3 seeds" in summary.detail
-    assert "Not every run of c finished." in summary.detail
+def test_an_optimizer_given_as_an_object_has_no_stars_of_the_book():
+    study = studies.outcomes({"a": [0.1] * 3, "adam": [0.2] * 3})
+    own = Contestant("a", None, {}, ({},))
+    plan = replace(study.plan, contestants=(own, study.plan.contestants[1]))
+    from thalweg.rules import OPTIMIZERS
+
+    plan = replace(plan, rules={"a": OPTIMIZERS["sgd"]})
+    assert row(summed(replace(study, plan=plan)), "a").book is None
 
 
-def test_leader_that_lost_a_run_is_not_called_best():
-    summary = summarize(study({"a": [0.9, 0.8, 0.7, "nan"], "b": [0.5, 0.41, 0.3, 0.2]}))
-    assert summary.headline.startswith("a has the best score on blobs")
-    assert "a beats b over the seeds that both finished" in summary.detail
-    assert "But only 3 of the 4 runs of a finished, and it is judged by these alone." in (
-        summary.detail
-    )
+def test_each_task_has_a_summary_of_its_own():
+    study = studies.study(tasks=("x", "y"))
+    x, y = summaries(study)
+    assert (x.task, x.facts.name, y.task) == ("x", "x", "y")
+    assert x.rows[0].metric != y.rows[0].metric
+    alone = replace(study, results=tuple(r for r in study.results if r.run.task == "x"))
+    assert summarize(alone, "x") == x
+    assert summarize(alone, "y").rows[0].ended == 0
 
 
-def test_only_one_optimizer_finished():
-    summary = summarize(study({"a": [0.9, 0.8], "b": ["boom", "nan"]}))
-    assert summary.headline == "Only a finished a run on blobs after 2 epochs: score 0.85."
-    assert summary.detail == "Not every run of b finished."
+def test_a_study_is_summed_up_once():
+    study = studies.study()
+    assert summed(study) is summed(study)
+    fewer = replace(study, results=study.results[:-1])
+    assert summed(fewer) != summed(study)
 
 
-def test_one_optimizer_is_not_the_best_of_anything():
-    summary = summarize(study({"a": [0.9, 0.8]}))
-    assert summary.verdict == "a comes to score 0.85 on blobs after 2 epochs."
+def test_worst_is_that_of_all_finished_runs_of_the_task():
+    study = studies.study(trials=4, tasks=("x", "y"))
+    ends = [r.epochs[-1].metric for r in study.results if r.run.task == "x"]
+    assert summarize(study, "x").worst == min(ends)
+    down = studies.study(trials=4, higher=False)
+    assert summed(down).worst == max(r.epochs[-1].metric for r in down.results)
 
 
-def test_one_epoch_is_singular():
-    assert "after 1 epoch:" in summarize(study({"a": [1.0], "b": [0.5]}, epochs=1)).headline
+def test_one_that_scatters_widely_is_judged_by_itself():
+    random = np.random.default_rng(3)
+    finals = {f"o{i}": (0.9 - 0.03 * i + random.normal(0, 0.005, 5)).tolist() for i in range(5)}
+    calm = summed(studies.outcomes(finals))
+    wild = [0.89, 0.91, 0.1, 0.9, 0.88]
+    summary = summed(studies.outcomes({**finals, "wild": wild}))
+    # It widens nobody else's interval.
+    intervals = [(r.low, r.high) for r in summary.rows if r.optimizer != "wild"]
+    assert intervals == [(r.low, r.high) for r in calm.rows]
+    last = summary.rows[-1]
+    leader = np.array(finals[summary.rows[0].optimizer])
+    test = stats.ttest_rel(leader, np.array(wild)).confidence_interval(1 - 0.05 / 15)
+    assert (last.optimizer, last.ties, last.seeds_needed) == ("wild", False, None)
+    assert (last.low, last.high) == pytest.approx((test.low, test.high))
+    # Clearly worse it is where it is so beside its own noise.
+    worse = summed(studies.outcomes({**finals, "wild": [0.2, 0.1, 0.3, 0.2, 0.15]})).rows[-1]
+    assert worse.optimizer == "wild"
+    assert worse.low is not None
+    assert worse.low > 0
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_verdict_claims_no_more_than_the_table(seed: int):
-    """Whatever runs there are, who is said to be beaten is, and who ties is not called worse."""
-    generator = np.random.default_rng(seed)
-    seeds = int(generator.integers(1, 5))
-    names = (f"o{i}" for i in count())
-    outcomes: dict[str, list[Outcome]] = {
-        next(names): [
-            str(generator.choice(["nan", "boom"]))
-            if generator.random() < 0.2
-            else float(generator.normal(0, 0.1) + mean)
-            for _ in range(seeds)
-        ]
-        for mean in generator.normal(0, 0.3, int(generator.integers(1, 6)))
+def test_a_leader_that_scatters_widely_is_judged_with_all():
+    finals = {
+        "wild": [0.95, 0.99, 0.5, 0.99, 0.99],
+        "a": [0.8, 0.801, 0.802, 0.8, 0.801],
+        "b": [0.7, 0.701, 0.7, 0.702, 0.701],
+        "c": [0.6, 0.6, 0.601, 0.602, 0.6],
     }
-    summary = summarize(study(outcomes, higher=bool(seed % 2)))
-    best, *others = summary.rows
-    beaten = [
-        r
-        for r in others
-        if r.margin is not None and r.difference is not None and r.difference > r.margin
-    ]
-    shown = [r for r in others if r.metric is not None]
-    whole = best.finished == best.ended
-    assert ("is best" in summary.headline) == (bool(shown) and whole and beaten == shown)
-    assert ("tie for best" in summary.headline) == any(r.ties for r in others)
-    assert ("beats" in summary.detail) == bool(beaten)
-    assert ("luck" in summary.detail) == (bool(shown) and all(r.margin is None for r in shown))
-    assert summary.headline.endswith(".")
-    assert len(summary.verdict) < 700
+    summary = summed(studies.outcomes(finals))
+    assert summary.rows[0].optimizer == "wild"
+    assert row(summary, "a").ties
+    contest = compare(list(finals.values()))
+    assert row(summary, "a").low == pytest.approx(contest.low[0, 1])

@@ -1,69 +1,56 @@
 """What the results say: one row per optimizer, and a verdict in words."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Literal
 
-from thalweg.lab.study import Result, Study
-from thalweg.training import Record
+from thalweg.lab import stats, tuning
+from thalweg.lab.findings import Findings
+from thalweg.lab.judging import Beside, Judging, judge
+from thalweg.lab.row import Row
+from thalweg.lab.several import Profiles, in_words, profiles_of
+from thalweg.lab.speed import Target, seconds_per_step, target, times_to
+from thalweg.lab.study import Result, Study, TaskFacts
+from thalweg.lab.textbook import book
+from thalweg.lab.verdict import detail, headline
+from thalweg.rules.declaration import Setting
 
-__all__ = ["Row", "Summary", "summarize"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one optimizer came to; means are over the seeds whose run finished.
-
-    Attributes:
-        optimizer: as it was written in the plan.
-        finished: how many of its runs finished.
-        ended: how many of its runs have ended at all.
-        train_loss: mean of the last epoch's training loss; None if no run finished.
-        metric: mean of the last epoch's metric, likewise.
-        metric_spread: its standard deviation over the seeds; None for fewer than two.
-        epochs_to_target: median number of epochs until the target was reached; None if no more
-            than half of the finished runs did.
-        seconds_to_target: the same in seconds of training.
-        seconds_per_step: median over the epochs of all runs.
-        difference: mean, over the seeds that both finished, of how much worse its metric is than
-            the leader's; None for the leader and without such a seed.
-        margin: half the width of that difference's 95% interval; None for fewer than three seeds.
-            It is not widened for the number of optimizers.
-        ties: whether the interval holds 0: no difference to the leader was found.
-        problem: why runs did not finish, if some did not.
-    """
-
-    optimizer: str
-    finished: int
-    ended: int
-    train_loss: float | None
-    metric: float | None
-    metric_spread: float | None
-    epochs_to_target: float | None
-    seconds_to_target: float | None
-    seconds_per_step: float | None
-    difference: float | None
-    margin: float | None
-    ties: bool
-    problem: str
+__all__ = ["Profiles", "Row", "Summary", "overall", "profiles", "summaries", "summarize"]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The table, best first, what is said of it, and the target whose reaching was timed.
+    """What was found on one task.
 
     Attributes:
-        rows: those with a finished run by their metric, then the others.
+        task: its spec.
+        facts: what is known of it.
+        rows: one per optimizer, the best judged metric first, those without a finished judging run
+            last.
         headline: who leads, in one sentence.
         detail: how sure that is and what it holds for, in a few more; may be empty.
-        target: the value of the metric; None if there is none.
+        target: the metric on the validation data whose reaching is timed; None if there is none.
+        target_from: where the target comes from, in words.
+        judged_on: which data the judged metric is taken on.
+        budget: what the best of so many trials comes to on the validation data, in the metric's
+            unit, by optimizer; empty without tuning.
+        worst: the worst final metric on the validation data of all finished runs, as which a trial
+            that did not finish counts; None if none finished.
     """
 
+    task: str
+    facts: TaskFacts
     rows: tuple[Row, ...]
     headline: str
     detail: str
     target: float | None
+    target_from: str
+    judged_on: Literal["test", "validation"]
+    budget: Mapping[str, stats.BudgetCurve]
+    worst: float | None
 
     @property
     def verdict(self) -> str:
@@ -71,185 +58,157 @@ class Summary:
         return f"{self.headline} {self.detail}".rstrip()
 
 
-def summarize(study: Study) -> Summary:
-    """Sum up the results there are."""
-    sign = 1.0 if study.task.higher_is_better else -1.0
-    by_optimizer = {
-        o: [r for r in study.results if r.run.optimizer == o] for o in study.plan.optimizers
-    }
-    last = {
-        o: {r.run.seed: r.epochs[-1] for r in results if r.status == "finished"}
-        for o, results in by_optimizer.items()
-    }
-    ranked = sorted(
-        (o for o in last if last[o]),
-        key=lambda o: -sign * fmean(e.metric for e in last[o].values()),
+def summaries(study: Study) -> tuple[Summary, ...]:
+    """What was found on each task, in the plan's order."""
+    return tuple(summarize(study, task.spec) for task in study.plan.tasks)
+
+
+def profiles(study: Study) -> Profiles | None:
+    """How fast each optimizer is beside the fastest, over the tasks; None for fewer than two."""
+    return profiles_of({s.task: s.rows for s in summaries(study)}, study.plan.optimizers)
+
+
+def overall(study: Study) -> str:
+    """Who is best or tied for best on how many tasks; the verdict, if there is but one."""
+    found = summaries(study)
+    if len(found) == 1:
+        return found[0].verdict
+    by_name = {s.facts.name: s.rows for s in found}
+    return in_words(by_name if len(by_name) == len(found) else {s.task: s.rows for s in found})
+
+
+def summarize(study: Study, task: str) -> Summary:
+    """Sum up the results there are of a task.
+
+    Args:
+        study: whose runs need not all have ended.
+        task: the spec of one of its tasks.
+    """
+    # It is asked for by many and takes a second; a study does not change.
+    known: dict[str, Summary] = vars(study).setdefault("_summaries", {})
+    if task not in known:
+        known[task] = _summed_up(study, task)
+    return known[task]
+
+
+def _summed_up(study: Study, task: str) -> Summary:
+    judging = judge(study, task)
+    aim = target(study, task)
+    worst = tuning.worst(study, task)
+    metrics = {o: tuning.metrics(study, task, o, worst) for o in study.plan.optimizers}
+    rows = [_row(study, task, o, judging, aim, metrics[o]) for o in judging.ranked]
+    rows = _starred(rows, judging)
+    curves = {o: tuning.budget_curve(m, judging.sign) for o, m in metrics.items()}
+    budget = {o: c for o, c in curves.items() if c}
+    found = Findings(study, task, rows, judging, budget)
+    return Summary(
+        task=task,
+        facts=study.tasks[task],
+        rows=tuple(rows),
+        headline=headline(found),
+        detail=detail(found),
+        target=aim and aim.value,
+        target_from=aim.source if aim else "no run has finished, so that there is none",
+        judged_on=judging.on,
+        budget=budget,
+        worst=worst,
     )
-    target = study.plan.target
-    if target is None and ranked:
-        target = median(fmean(e.metric for e in last[o].values()) for o in ranked)
-    rows = [
-        _row(o, by_optimizer[o], last[o], last[ranked[0]] if ranked else {}, sign, target)
-        for o in (*ranked, *(o for o in last if not last[o]))
-    ]
-    return Summary(tuple(rows), _headline(study, rows), _detail(study, rows), target)
 
 
 def _row(
+    study: Study,
+    task: str,
     optimizer: str,
-    results: Sequence[Result],
-    last: dict[int, Record],
-    leader: dict[int, Record],
-    sign: float,
-    target: float | None,
+    judging: Judging,
+    aim: Target | None,
+    metrics: Mapping[int, float],
 ) -> Row:
-    metrics = [e.metric for e in last.values()]
-    finished = [r for r in results if r.status == "finished"]
-    epochs, seconds = _to_target(finished, sign, target)
-    paces = [pace for r in results for pace in _paces(r.epochs)]
-    difference = margin = None
-    if last is not leader and (shared := last.keys() & leader.keys()):
-        differences = [sign * (leader[s].metric - last[s].metric) for s in sorted(shared)]
-        difference, margin = _interval(differences)
-    problems = dict.fromkeys(f"{r.status}: {r.reason}" for r in results if r.status != "finished")
+    trials, judged = study.tuning(task, optimizer), study.judging(task, optimizer)
+    trial = study.chosen(task, optimizer)
+    ran = next((r for r in (*judged, *trials) if r.run.trial == trial and r.settings), None)
+    settings: Mapping[str, Setting] = ran.settings if ran else {}
+    values = judging.values[optimizer]
+    last = [r.epochs[-1] for r in judged if r.run.seed in values]
+    times = times_to(aim.value, judging.sign, judged) if aim else (None, None, None)
+    width = tuning.learning_rates(trials, metrics)
+    mine = [*trials, *judged]
+    hopeless = trial is None and len(trials) == study.plan.trials_of(optimizer)
+    beside = judging.beside_leader(optimizer) if values else Beside(None, None, None, ties=False)
     return Row(
         optimizer=optimizer,
-        finished=len(finished),
-        ended=len(results),
-        train_loss=fmean(e.train_loss for e in last.values()) if last else None,
-        metric=fmean(metrics) if metrics else None,
-        metric_spread=stdev(metrics) if len(metrics) > 1 else None,
-        epochs_to_target=epochs,
-        seconds_to_target=seconds,
-        seconds_per_step=median(paces) if paces else None,
-        difference=difference,
-        margin=margin,
-        ties=difference is not None and margin is not None and abs(difference) <= margin,
-        problem="; ".join(problems),
+        trial=trial,
+        settings=settings,
+        searched={n: settings[n] for n in study.plan.contestant(optimizer).space if n in settings},
+        edges=() if trial is None else tuning.edges(study, optimizer, trial, settings),
+        trials=len(trials),
+        trials_finished=sum(r.status == "finished" for r in trials),
+        finished=len(values),
+        ended=len(judged),
+        planned=len(study.plan.seeds),
+        metric=fmean(values.values()) if values else None,
+        spread=stdev(values.values()) if len(values) > 1 else None,
+        validation=fmean(e.metric for e in last) if last else None,
+        train_loss=fmean(e.train_loss for e in last) if last else None,
+        difference=beside.difference,
+        low=beside.low,
+        high=beside.high,
+        ties=beside.ties,
+        seeds_needed=_seeds_needed(judging, optimizer) if beside.ties else None,
+        steps_to_target=times[0],
+        epochs_to_target=times[1],
+        seconds_to_target=times[2],
+        seconds_per_step=seconds_per_step(mine),
+        state_bytes=max((r.state_bytes for r in mine if r.state_bytes is not None), default=None),
+        memory=max((r.memory for r in mine if r.memory is not None), default=None),
+        default_gap=tuning.default_gap(metrics),
+        learning_rates=(width.low, width.high) if width else None,
+        lr_width=width.decades if width else None,
+        speed_stars=None,
+        quality_stars=None,
+        book=book(study.plan.contestant(optimizer)),
+        problem=_problem(trials, "trials") if hopeless else _problem(judged, "runs", values),
     )
 
 
-def _interval(differences: Sequence[float]) -> tuple[float, float | None]:
-    """The mean and half the width of its 95% interval (Student's t, paired by seed)."""
-    mean = fmean(differences)
-    n = len(differences)
-    # Of two seeds the interval is 13 standard errors wide: anything would be a tie.
-    if n < 3:
-        return mean, None
-    from scipy.special import stdtrit  # pyright: ignore
-
-    # Student's t at 97.5%; scipy.stats has it too, but takes half a second to import.
-    return mean, float(stdtrit(n - 1, 0.975)) * stdev(differences) / math.sqrt(n)
+def _seeds_needed(judging: Judging, optimizer: str) -> int | None:
+    differences = judging.differences(optimizer)
+    size, count = abs(fmean(differences)), sum(map(bool, judging.values.values()))
+    more = stats.seeds_needed(differences, size, count) if size else None
+    # What was not found with the seeds there are takes at least one more.
+    return None if more is None else max(1, more)
 
 
-def _to_target(
-    finished: Sequence[Result], sign: float, target: float | None
-) -> tuple[float | None, float | None]:
-    if target is None or not finished:
-        return None, None
-    reached = [
-        next(((e.epoch, e.seconds) for e in r.epochs if sign * (e.metric - target) >= 0), None)
-        for r in finished
-    ]
-    epochs = median(math.inf if at is None else at[0] for at in reached)
-    seconds = median(math.inf if at is None else at[1] for at in reached)
-    return (None, None) if math.isinf(epochs) else (epochs, seconds)
+def _problem(results: Sequence[Result], what: str, known: Container[int] | None = None) -> str:
+    """Why runs did not finish, of many reasons of a kind the first, or are not judged.
+
+    Args:
+        results: the runs.
+        what: what they are called.
+        known: the seeds whose judged metric is known, if that is asked.
+    """
+    lost = [r for r in results if r.status != "finished"]
+    reasons = {r.status: r.reason for r in reversed(lost)}
+    counts = Counter(r.status for r in lost)
+
+    def of(count: int) -> str:
+        if len(results) == 1:
+            return ""
+        some = f"all {count}" if count == len(results) else f"{count} of {len(results)}"
+        return f"{some} {what} "
+
+    said = [f"{of(counts[s])}{s}: {reasons[s]}" for s in counts]
+    unknown = [r for r in results if r.status == "finished" and r.run.seed not in (known or ())]
+    if known is not None and unknown:
+        said.append(f"{of(len(unknown))}finished without a metric on the test data that is finite")
+    return "; ".join(said)
 
 
-def _paces(epochs: Sequence[Record]) -> list[float]:
-    starts = [(0, 0.0), *((e.steps, e.seconds) for e in epochs)]
+def _starred(rows: Sequence[Row], judging: Judging) -> list[Row]:
+    never = [math.nan if r.metric is None else math.inf for r in rows]
+    epochs = [r.epochs_to_target or n for r, n in zip(rows, never, strict=True)]
+    finals = [math.nan if r.metric is None else judging.sign * r.metric for r in rows]
+    found = stats.stars(epochs, finals, judging.noise or 0.0)
     return [
-        (e.seconds - seconds) / (e.steps - steps)
-        for e, (steps, seconds) in zip(epochs, starts, strict=False)
+        replace(row, speed_stars=s.speed, quality_stars=s.quality)
+        for row, s in zip(rows, found, strict=True)
     ]
-
-
-def _headline(study: Study, rows: Sequence[Row]) -> str:
-    best, *others = rows
-    if best.metric is None:
-        return "No run finished, so there is nothing to compare."
-    name, epochs = study.task.metric_name, study.plan.epochs
-    where = f"on {study.task.name} after {epochs} epoch{'' if epochs == 1 else 's'}"
-    value = f"{best.metric:.4g}"
-    finished = [r for r in others if r.metric is not None]
-    ties = [r for r in finished if r.ties]
-    if not others:
-        return f"{best.optimizer} comes to {name} {value} {where}."
-    if not finished:
-        return f"Only {best.optimizer} finished a run {where}: {name} {value}."
-    if ties:
-        tied = _listed([best.optimizer, *_few([r.optimizer for r in ties])])
-        last = f"{ties[-1].metric:.4g}"
-        span = value if last == value else f"{value} to {last}"
-        return f"{tied} tie for best {where}: {name} {span}."
-    if best.finished == best.ended and all(_is_worse(r) for r in finished):
-        return f"{best.optimizer} is best {where}: {name} {value}."
-    return f"{best.optimizer} has the best {name} {where}: {value}."
-
-
-def _detail(study: Study, rows: Sequence[Row]) -> str:
-    best, *others = rows
-    finished = [r for r in others if r.metric is not None]
-    compared = [r for r in finished if r.margin is not None]
-    parts: list[str] = []
-    if compared:
-        parts += _comparisons(study, best, compared)
-        if alone := [r.optimizer for r in finished if r.margin is None]:
-            parts.append(
-                f"With fewer than three finished seeds in common, {best.optimizer} and "
-                f"{_listed(alone)} cannot be compared."
-            )
-    elif finished:
-        seeds = len(study.plan.seeds)
-        few = f"fewer than three seeds that {best.optimizer} and another share"
-        if seeds < 3:
-            few = "one seed" if seeds == 1 else "two seeds"
-        parts.append(f"With {few}, differences may be luck: run more seeds.")
-    if 0 < best.finished < best.ended:
-        parts.append(
-            f"But only {best.finished} of the {best.ended} runs of {best.optimizer} finished, and "
-            "it is judged by these alone."
-        )
-    lost = [r.optimizer for r in others if r.finished < r.ended]
-    if lost and best.metric is not None:
-        parts.append(f"Not every run of {_listed(lost)} finished.")
-    if finished:
-        parts.append(
-            "Each ran at one setting, none of them tuned here: after tuning, another may be best."
-        )
-    return " ".join(parts)
-
-
-def _comparisons(study: Study, best: Row, compared: Sequence[Row]) -> Iterator[str]:
-    seeds = len(study.plan.seeds)
-    whole = all(r.finished == seeds for r in (best, *compared))
-    over = f"over {seeds} seeds" if whole else "over the seeds that both finished"
-    many = f", not corrected for {len(compared)} comparisons" if len(compared) > 1 else ""
-    ties = [r.optimizer for r in compared if r.ties]
-    worse = [r.optimizer for r in compared if _is_worse(r)]
-    better = [r.optimizer for r in compared if not r.ties and not _is_worse(r)]
-    said = [
-        f"{best.optimizer} could not be told apart from {_listed(ties)}" if ties else "",
-        f"{best.optimizer} beats {_listed(_few(worse))}" if worse else "",
-        f"{_listed(better)} did better than {best.optimizer}" if better else "",
-    ]
-    yield (
-        f"{'; '.join(s for s in said if s)} {over} (95% intervals of the difference, paired by "
-        f"seed{many})."
-    )
-    if ties:
-        yield "More seeds may show a difference."
-
-
-def _is_worse(row: Row) -> bool:
-    """Whether the whole interval is on the leader's side."""
-    return row.difference is not None and row.margin is not None and row.difference > row.margin
-
-
-def _few(names: Sequence[str]) -> Sequence[str]:
-    """The names; where they are many, how many."""
-    return names if len(names) <= 3 else [f"{len(names)} others"]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
