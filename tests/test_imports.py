@@ -38,7 +38,10 @@ MAY = {
         *("errors", "rules", "optimizer", "optim", "tasks"),
         *("schedules", "scheduling", "pages"),
     },
-    "lab": {"errors", "rules", "backends", "optim", "tasks", "training", "pages"},
+    "lab": {
+        *("errors", "rules", "backends", "optim", "tasks", "training", "pages"),
+        "schedules",
+    },
     "warmup": {"errors", "rules", "backends", "optim"},
     "bench": {"errors", "rules", "backends", "batches", "optim"},
     "cli": {
@@ -149,10 +152,19 @@ def modules_after(statement: str) -> set[str]:
 def test_nothing_heavy_is_imported_before_it_is_used(statement: str) -> None:
     loaded = modules_after(statement)
     assert "thalweg" in loaded
-    assert loaded.isdisjoint({"torch", "numpy", "llvmlite", "scipy", "plotly", "sklearn"})
+    assert loaded.isdisjoint({"torch", "numpy", "llvmlite", "scipy", "pandas", "plotly", "sklearn"})
 
 
 def test_torch_is_imported_when_it_is_used_and_nothing_is_compiled_with_numba() -> None:
     loaded = modules_after("from thalweg import Adam")
     assert "torch" in loaded
     assert "numba" not in loaded
+
+
+def test_an_optimizer_made_of_a_rule_does_not_import_torchs_compiler() -> None:
+    code = (
+        "import sys, torch, thalweg; p = torch.ones(1, requires_grad=True); p.grad = p.detach(); "
+        "thalweg.Optimizer([p], thalweg.adam).step(); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -22,7 +22,10 @@ def after(statement: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-HEAVY = {"torch", "numpy", "llvmlite", "scipy", "rich", "typer", "plotly", "jinja2", "sklearn"}
+HEAVY = {
+    *("torch", "numpy", "llvmlite", "scipy", "pandas", "rich", "typer", "plotly", "jinja2"),
+    *("sklearn", "psutil", "cloudpickle"),
+}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,14 @@ def test_training_does_not_need_the_lab():
     loaded = after(statement)
     assert {"torch", "thalweg.optim", "thalweg.training"} <= loaded
     lab = {"rich", "typer", "plotly", "jinja2", "sklearn", "pooch", "filelock", "thalweg.lab"}
+    lab |= {"pandas", "pyarrow", "psutil", "cloudpickle"}
     assert loaded.isdisjoint(lab)
+
+
+def test_comparing_loads_what_draws_and_tabulates_when_that_is_needed():
+    loaded = after("import thalweg; thalweg.compare, thalweg.Study")
+    assert "thalweg.lab.running" in loaded
+    assert loaded.isdisjoint({"pandas", "pyarrow", "plotly", "matplotlib", "rich", "typer"})
 
 
 def test_every_public_name_is_there():
@@ -73,6 +83,7 @@ def test_every_rule_is_there_with_its_class():
 
 def test_names_are_the_same_objects_wherever_they_are_taken_from():
     from thalweg import errors, optim, tasks, training
+    from thalweg.lab import running, study
 
     assert thalweg.UsageError is errors.UsageError
     assert thalweg.Adam is optim.Adam
@@ -81,6 +92,8 @@ def test_names_are_the_same_objects_wherever_they_are_taken_from():
     assert thalweg.Data is tasks.Data
     assert thalweg.train is training.train
     assert thalweg.Record is training.Record
+    assert thalweg.compare is running.compare
+    assert thalweg.Study is study.Study
     assert pickle.loads(pickle.dumps(thalweg.Adam)) is thalweg.Adam
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch.optim import Rprop as Rprop
 
     from thalweg.groups import decay_groups as decay_groups
+    from thalweg.lab.running import compare as compare
+    from thalweg.lab.study import Study as Study
     from thalweg.optim import Optimizer as Optimizer
     from thalweg.tasks import Data as Data
     from thalweg.tasks import Task as Task
@@ -43,7 +45,9 @@ _LATER = {
     "Phase": "thalweg.training",
     "Record": "thalweg.training",
     "Optimizer": "thalweg.optim",
+    "Study": "thalweg.lab.study",
     "Task": "thalweg.tasks",
+    "compare": "thalweg.lab.running",
     "decay_groups": "thalweg.groups",
     "lr_find": "thalweg.training.range_test",
     "lr_range_test": "thalweg.training.range_test",

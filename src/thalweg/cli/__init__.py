@@ -13,6 +13,7 @@ except ImportError as error:
 from thalweg.cli import comparison as comparison
 from thalweg.cli import explanation as explanation
 from thalweg.cli import kernels as kernels
+from thalweg.cli import reports as reports
 from thalweg.cli import training as training
 from thalweg.cli.application import app
 from thalweg.errors import UsageError

@@ -21,7 +21,7 @@ def read_batch_size(text: str | None) -> int | Literal["full"] | None:
 
 def read_numbers(name: str, text: str) -> tuple[int, ...]:
     try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
             f"{name} is {text!r}, but must be whole numbers, separated by commas."

@@ -150,8 +150,8 @@ def bench_sparse(
 
     plan = RowsPlan(
         read_names(optimizers, OPTIMIZERS),
-        read_numbers("tables", tables),
-        read_numbers("touched", touched),
+        tuple(dict.fromkeys(read_numbers("tables", tables))),
+        tuple(dict.fromkeys(read_numbers("touched", touched))),
         width=width,
         entries=entries,
         rounds=rounds,

@@ -247,5 +247,9 @@ def _checked(name: str, given: list[str], rule: Rule) -> tuple[str, ...]:
 
 
 def _code(rule: Rule) -> str:
-    sources = [inspect.getsource(link.function) for link in rule.links]
+    try:
+        sources = [inspect.getsource(link.function) for link in rule.links]
+    # What was typed into an interpreter has none.
+    except OSError:
+        sources = [repr(link.function.__code__.co_code) for link in rule.links]
     return sha256("".join(sources).encode()).hexdigest()[:16]

@@ -1,25 +1,27 @@
 """A study as one HTML file that needs neither a server nor a network."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from markupsafe import escape
 
-from thalweg.lab.study import Result, Study
-from thalweg.lab.summary import Summary, summarize
-from thalweg.pages import digits, finite, render, setting, write
-from thalweg.training import Record
+from thalweg.errors import UsageError
+from thalweg.lab.account import hashes, in_common, problems, searched
+from thalweg.lab.drawings import intervals, panels
+from thalweg.lab.figures import budgets, curves, looks, steps
+from thalweg.lab.listing import listing
+from thalweg.lab.plan import Run
+from thalweg.lab.recipe import recipe, rounded
+from thalweg.lab.several import in_words, profiles_of
+from thalweg.lab.study import Study
+from thalweg.lab.summary import Row, Summary, summaries
+from thalweg.pages import digits, render, setting, write
 
-__all__ = ["figures", "write_report"]
-
-# Seven hues of Okabe and Ito that read on light and on dark; the dash tells apart those that share
-# one. The page's style sheet holds the hues, so that both themes can have their own.
-_HUES = 7
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+__all__ = ["write_report"]
 
 
 def write_report(study: Study, path: Path) -> None:
@@ -34,140 +36,161 @@ def write_report(study: Study, path: Path) -> None:
     write(_render(study), path)
 
 
-def figures(study: Study, summary: Summary) -> list[dict[str, Any]]:
-    """The learning curves as plotly figures: the metric, the training and the validation loss.
-
-    Each trace's `meta` says what it shows: the place of its optimizer in the summary, from 0; its
-    role (`"mean"` and `"band"` over the seeds that finished, or a `"run"` that did not); and x for
-    both axes.
-    """
-    higher = study.task.higher_is_better
-    metric = _figure(study, summary, "metric", higher)
-    metric["layout"]["meta"]["target"] = summary.target
-    losses = [_figure(study, summary, q, False) for q in ("train_loss", "validation_loss")]
-    return [metric, *losses]
-
-
-def _figure(study: Study, summary: Summary, quantity: str, higher: bool) -> dict[str, Any]:
-    # The leader comes last, so that its line is on top.
-    traces = [
-        trace
-        for index, row in reversed(list(enumerate(summary.rows)))
-        for trace in _traces(
-            index, [r for r in study.results if r.run.optimizer == row.optimizer], quantity
-        )
-    ]
-    shown = [y for t in traces if t["meta"]["role"] == "mean" for y in t["y"] if y is not None]
-    # Of what should grow, a logarithm shows the early epochs well and the late ones badly.
-    may_log = not higher and all(y > 0 for y in shown)
-    # Over this range a linear axis shows the worst curve only.
-    wide = may_log and bool(shown) and max(shown) > 30 * min(shown)
-    meta = {"id": quantity, "higher": higher, "may_log": may_log, "wide": wide}
-    return {"data": traces, "layout": {"meta": meta}}
-
-
-def _traces(index: int, results: Sequence[Result], quantity: str) -> Iterator[dict[str, Any]]:
-    finished = [r.epochs for r in results if r.status == "finished"]
-    at_epoch = list(zip(*finished, strict=False))
-    values = [[finite(getattr(e, quantity)) for e in epochs] for epochs in at_epoch]
-    known = [[y for y in ys if y is not None] for ys in values]
-    seconds = [fmean(e.seconds for e in epochs) for epochs in at_epoch]
-    x = {"epochs": [epochs[0].epoch for epochs in at_epoch], "seconds": seconds}
-    if len(finished) > 1:
-        inside = [i for i, ys in enumerate(known) if ys]
-        there_and_back = [*inside, *reversed(inside)]
-        yield {
-            "type": "scatter",
-            "y": [max(known[i]) for i in inside] + [min(known[i]) for i in reversed(inside)],
-            "meta": {
-                "optimizer": index,
-                "role": "band",
-                "x": {axis: [at[i] for i in there_and_back] for axis, at in x.items()},
-            },
-        }
-    if finished:
-        yield {
-            "type": "scatter",
-            "name": _name(results[0]),
-            # A mean of the finite ones alone would flatter a run that is about to diverge.
-            "y": [
-                fmean(some) if len(some) == len(ys) else None
-                for some, ys in zip(known, values, strict=True)
-            ],
-            "customdata": [
-                [epoch, at, *((min(ys), max(ys), len(ys)) if ys else (None, None, 0))]
-                for epoch, at, ys in zip(x["epochs"], seconds, known, strict=True)
-            ],
-            "meta": {"optimizer": index, "role": "mean", "x": x},
-        }
-    for result in results:
-        if result.status != "finished" and result.epochs:
-            yield _cut_short(index, result, quantity)
-
-
-def _cut_short(index: int, result: Result, quantity: str) -> dict[str, Any]:
-    epochs: tuple[Record, ...] = result.epochs
-    x = {"epochs": [e.epoch for e in epochs], "seconds": [e.seconds for e in epochs]}
-    return {
-        "type": "scatter",
-        "name": f"{_name(result)}, seed {result.run.seed}: {result.status}",
-        "y": [finite(getattr(e, quantity)) for e in epochs],
-        "customdata": [[e.epoch, e.seconds] for e in epochs],
-        "meta": {"optimizer": index, "role": "run", "x": x},
-    }
-
-
-def _name(result: Result) -> str:
-    # plotly reads names as HTML.
-    return str(escape(result.run.optimizer))
-
-
 def _render(study: Study) -> str:
-    plan, summary = study.plan, summarize(study)
-    drawn = figures(study, summary)
-    looks = [
-        {"hue": i % _HUES, "dash": _DASHES[i // _HUES % len(_DASHES)]}
-        for i in range(len(summary.rows))
-    ]
-    settings = {r.run.optimizer: r.settings for r in reversed(study.results) if r.settings}
+    plan = study.plan
+    places = {optimizer: i for i, optimizer in enumerate(plan.optimizers)}
+    found = summaries(study)
+    tasks = [_task(study, summary, places) for summary in found]
+    headline, detail = found[0].headline, found[0].detail
+    if len(found) > 1:
+        headline, detail = _parted(in_words({s.facts.name: s.rows for s in found}))
+    profile = profiles_of({s.task: s.rows for s in found}, plan.optimizers)
+    shared, varying = in_common(study.sessions)
+    made = Counter(r.session for r in study.results)
     return render(
         "thalweg.lab",
-        "report.html.j2",
+        "templates/report.html.j2",
         study=study,
         plan=plan,
-        task=study.task,
-        summary=summary,
-        looks=looks,
-        charts={
-            "figures": drawn,
-            "looks": looks,
-            "epochs": plan.epochs,
-            "best": [i for i, row in enumerate(summary.rows) if row.ties or i == 0],
-        },
-        wide=any(f["layout"]["meta"]["wide"] for f in drawn),
+        places=places,
+        looks=looks(plan.optimizers),
+        headline=headline,
+        detail=detail,
+        tasks=tasks,
+        overview=_overview(found),
+        columns=[
+            (f.facts.name, "descending" if f.facts.sign > 0 else "ascending", f.facts.metric_name)
+            for f in found
+        ],
+        profile=profile,
+        wide=any(t["curves"]["wide"] for t in tasks),
         ended=Counter(r.status for r in study.results),
-        planned=len(plan.optimizers) * len(plan.seeds),
-        problems=_problems(study),
-        settings={o: settings.get(o, {}) for o in plan.optimizers},
-        environment={k: v for k, v in study.environment.items() if k != "command"},
-        command=study.environment.get("command", ""),
+        commands=list(dict.fromkeys(s["command"] for s in study.sessions if "command" in s)),
+        shared=shared,
+        varying=varying,
+        sessions=[(s, made[i]) for i, s in enumerate(study.sessions)],
+        charts={
+            # plotly reads text as HTML.
+            "labels": [str(escape(o)) for o in plan.optimizers],
+            "optimizers": plan.optimizers,
+            "looks": looks(plan.optimizers),
+            "tasks": [t["charts"] for t in tasks],
+            "profile": profile and steps(profile, places),
+        },
         digits=digits,
-        places=_places,
+        rounded=rounded,
         setting=setting,
+        searched=searched,
+        signed=_signed,
+        beside_book=_beside_book,
+        hashes=hashes,
     )
 
 
-def _problems(study: Study) -> list[tuple[str, str, str, list[Result]]]:
-    """Optimizer, status, reason and runs of whatever went wrong, the same thing once."""
-    found: dict[tuple[str, str, str], list[Result]] = {}
-    for r in study.results:
-        if r.status != "finished":
-            found.setdefault((r.run.optimizer, r.status, r.reason), []).append(r)
-    return [(*key, runs) for key, runs in found.items()]
+def _parted(text: str) -> tuple[str, str]:
+    """The first sentence, and the others."""
+    first, _, others = re.sub(r"(?<=[.!?]) ", "\n", text, count=1).partition("\n")
+    return first, others
 
 
-def _places(value: float, margin: float | None) -> str:
-    """A number to the decimal place that two digits of its margin reach."""
-    if not margin or not 1e-6 < margin < 1e6:
-        return digits(value, 2).replace("-", "\N{MINUS SIGN}")
-    return f"{value:.{max(0, 1 - math.floor(math.log10(margin)))}f}".replace("-", "\N{MINUS SIGN}")
+def _task(study: Study, summary: Summary, places: Mapping[str, int]) -> dict[str, Any]:
+    facts, plan = summary.facts, study.plan.task(summary.task)
+    drawn = curves(study, summary, places)
+    best = [r.optimizer for i, r in enumerate(summary.rows) if r.ties or i == 0]
+    runs = listing(study, summary.task, places)
+    return {
+        "summary": summary,
+        "facts": facts,
+        "plan": plan,
+        "curves": drawn,
+        "runs": runs,
+        "tied": len(best),
+        "at_budget": _at_budgets(summary),
+        "intervals": intervals(summary.rows),
+        "panels": panels(study, summary),
+        "recipes": _recipes(study, summary),
+        "problems": problems(study, summary.task),
+        "charts": {
+            "epochs": plan.epochs,
+            "higher": facts.higher_is_better,
+            "metric": str(escape(facts.metric_name)),
+            "name": facts.name,
+            "target": summary.target,
+            "leader": places[summary.rows[0].optimizer],
+            "best": [places[o] for o in best],
+            "budget": budgets(summary, places),
+            "curves": drawn,
+            "runs": runs,
+        },
+    }
+
+
+def _at_budgets(summary: Summary) -> list[tuple[int, list[tuple[str, float]]]]:
+    """For some numbers of trials, the three optimizers that promise the most, and what."""
+    most = max((len(c.trials) for c in summary.budget.values()), default=0)
+    counts = [2**i for i in range(most.bit_length()) if 2**i < most] + [most] * (most > 0)
+    found: list[tuple[int, list[tuple[str, float]]]] = []
+    for count in counts:
+        known = [
+            (optimizer, float(curve.expected[count - 1]))
+            for optimizer, curve in summary.budget.items()
+            if len(curve.expected) >= count
+        ]
+        known.sort(key=lambda entry: -summary.facts.sign * entry[1])
+        found.append((count, known[:3]))
+    return found
+
+
+def _recipes(study: Study, summary: Summary) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for row in summary.rows:
+        if row.trial is None or row.metric is None:
+            continue
+        run = Run(summary.task, row.optimizer, row.trial, study.plan.tuning_seed)
+        try:
+            found.append((row.optimizer, recipe(study.plan.order(run))))
+        except UsageError as error:
+            # A rule that was given as an object is not in the file of a study.
+            found.append((row.optimizer, f"# {error}"))
+    return found
+
+
+def _overview(found: Sequence[Summary]) -> list[tuple[str, int, list[tuple[int, Row]]]]:
+    """Each optimizer, on how many tasks it is best or tied, and its place and row on each."""
+    cells: dict[str, list[tuple[int, Row]]] = {}
+    for summary in found:
+        for place, row in enumerate(summary.rows, 1):
+            cells.setdefault(row.optimizer, []).append((place, row))
+    counted = [
+        (o, sum(r.metric is not None and (r.ties or p == 1) for p, r in places), places)
+        for o, places in cells.items()
+    ]
+    return sorted(counted, key=lambda entry: (-entry[1], sorted(p for p, _ in entry[2])))
+
+
+def _signed(value: float, margin: float | None) -> str:
+    """A number to the decimal place that two digits of it reach, or two or three of its margin."""
+    sizes = [abs(x) for x in (value, margin or 0.0) if x]
+    if not sizes or not 1e-6 < min(sizes) <= max(sizes) < 1e6:
+        text = digits(value, 2)
+    else:
+        places = [1 - math.floor(math.log10(size)) for size in sizes]
+        enough = max(0, min(max(places), places[-1] + 1))
+        text = f"{value:.{enough}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _beside_book(row: Row) -> str | None:
+    """How the measured stars differ from the textbook's, in words; None if one is not known."""
+    if row.book is None or row.speed_stars is None or row.quality_stars is None:
+        return None
+    speed, least, most = row.book
+    differs = [
+        f"{'more' if measured > high else 'fewer'} for {name}"
+        for name, measured, low, high in (
+            ("speed", row.speed_stars, speed, speed),
+            ("quality", row.quality_stars, least, most),
+        )
+        if not low <= measured <= high
+    ]
+    return ", ".join(differs) or "the same"

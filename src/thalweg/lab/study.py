@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Literal
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from thalweg.lab.plan import Plan, Run
 from thalweg.rules.declaration import Setting
 from thalweg.tasks import Task
 from thalweg.training import Record
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
 
 __all__ = ["Result", "Status", "Study", "TaskFacts"]
 
@@ -135,3 +140,50 @@ class Study:
                     runs = [*runs, *self.plan.judging(task.spec, name, trial)]
                 found += [run for run in runs if run not in self.by_run]
         return found
+
+    @staticmethod
+    def read(folder: str | Path) -> "Study":
+        """The study that a folder holds, which is left as it is and may still go on.
+
+        Raises:
+            UsageError: there is none, or it cannot be read.
+        """
+        from thalweg.lab.store import read_study
+
+        return read_study(Path(folder))
+
+    def verdict(self) -> str:
+        """Which optimizer is best on each task, how sure that is, and what ties with it."""
+        from thalweg.lab.summary import overall, summaries
+
+        said = [summary.verdict for summary in summaries(self)]
+        return "\n\n".join([overall(self), *said] if len(said) > 1 else said)
+
+    def best(self, budget: int | None = None, task: str | None = None) -> str:
+        """Code to paste: the optimizer to use on a task, with its settings.
+
+        Args:
+            budget: how many settings there is time to try; all of the study's trials unless given.
+            task: the spec of one of the study's tasks; not needed if there is only one.
+
+        Raises:
+            UsageError: there is no such task, the study has fewer trials, or no run has finished.
+        """
+        from thalweg.lab.advice import best
+
+        return best(self, budget, task)
+
+    def frame(self) -> "DataFrame":
+        """A table of pandas with a row per run that has ended; see `thalweg.lab.export.runs`."""
+        from thalweg.lab.export import frame
+
+        return frame(self)
+
+    def __repr__(self) -> str:
+        specs = ", ".join(task.spec for task in self.plan.tasks)
+        optimizers = len(self.plan.contestants)
+        return f"<Study of {specs}: {optimizers} optimizers, {len(self.results)} runs>"
+
+    def _repr_html_(self) -> str:
+        """The verdict, where a notebook shows the study."""
+        return "".join(f"<p>{escape(part)}</p>" for part in self.verdict().split("\n\n"))
