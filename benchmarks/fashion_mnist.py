@@ -1,20 +1,25 @@
 """Fashion-MNIST with 11 optimizers in Keras' conventions: as good as Keras, and how much faster.
 
-    python benchmarks/fashion_mnist.py                      time; three seeds against Keras
-    python benchmarks/fashion_mnist.py --peer dataloader        ... beside a plain PyTorch loop
-    python benchmarks/fashion_mnist.py --peer keras --python /path/to/keras/environment/bin/python
+    python benchmarks/fashion_mnist.py              time, and three seeds against Keras' results
+    python benchmarks/fashion_mnist.py --seeds 0    time only, and where it goes
+    python benchmarks/fashion_mnist.py --seeds 0 --peer dataloader keras --python KERAS/bin/python
 
-THALWEG_DATA names the folder of the data. A peer is timed right after Thalweg, in the same sitting.
+THALWEG_DATA names the folder of the data, and --python an interpreter that has Keras. All is timed
+from the command to its end, in one sitting: Thalweg before, between and after the peers.
 """
 
 import argparse
+import heapq
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+
+from thalweg.lab.session import cores
 
 # Keras 3.15, seed 42: training loss of the tenth epoch, validation accuracy after it.
 KERAS = {
@@ -37,20 +42,47 @@ def compare(seeds: int, out: Path, *, reshuffle: bool = True) -> float:
     """Run the comparison; how many seconds it took, from the command to the report."""
     command = [sys.executable, "-m", "thalweg", "compare", "fashion-mnist", "--epochs", "10"]
     command += ["--batch-size", "32", "--convention", "keras", "--lr", "1e-3"]
-    command += ["--optimizers", ",".join(KERAS), "--seeds", str(seeds), "--out", str(out)]
-    command += [] if reshuffle else ["--no-reshuffle"]
+    # One trial: the documented defaults.
+    command += ["--optimizers", ",".join(KERAS), "--trials", "1", "--seeds", str(seeds)]
+    command += ["--out", str(out), *([] if reshuffle else ["--no-reshuffle"])]
+    return timed(command)
+
+
+def timed(command: list[str], *, shown: bool = False) -> float:
+    """How many seconds a command took, whose output is shown or not."""
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=None if shown else subprocess.DEVNULL)
     return time.perf_counter() - started
+
+
+def runs(out: Path, columns: str) -> list[tuple[str, float, float]]:
+    """Numbers of every run that has ended, after the name of its optimizer."""
+    with closing(sqlite3.connect(out / "results.sqlite")) as store:
+        return store.execute(f"SELECT optimizer, {columns} FROM runs ORDER BY id").fetchall()
+
+
+def parts(out: Path, wall: float) -> None:
+    """Print where the time went that a comparison took."""
+    found = runs(out, "seconds, steps")
+    times = sorted((seconds for _, seconds, _ in found), reverse=True)
+    # When each core would be done if there were nothing but steps, the longest run begun first.
+    ends = [0.0] * cores()
+    for seconds in times:
+        heapq.heapreplace(ends, ends[0] + seconds)
+    share = sum(times) / len(ends)
+    each = 1e6 * sum(times) / sum(steps for _, _, steps in found)
+    last = max(ends)
+    print(
+        f"  {share:.1f} s for the steps of training, {each:.0f} us each; {last - share:.1f} s in "
+        f"which not all of {len(ends)} cores had a run left; {wall - last:.1f} s for start, "
+        "evaluation and report"
+    )
 
 
 def agreement(out: Path) -> bool:
     """Print the means over the seeds beside Keras' figures; whether all are close enough."""
-    rows = sqlite3.connect(out / "results.sqlite").execute(
-        "SELECT optimizer, train_loss, metric FROM epochs JOIN runs ON run = id WHERE epoch = 10"
-    )
     found: dict[str, list[tuple[float, float]]] = {}
-    for optimizer, loss, accuracy in rows:
+    for optimizer, loss, accuracy in runs(out, "train_loss, metric"):
         found.setdefault(optimizer, []).append((loss, accuracy))
     print(f"{'':24} {'train loss':>20} {'':>8} {'accuracy':>20}")
     fine = True
@@ -68,32 +100,47 @@ def agreement(out: Path) -> bool:
     return fine
 
 
+def sitting(peers: list[str], python: str, folder: Path) -> None:
+    """Time Thalweg, and the peers in turn with it, and print how many times as long they take."""
+    ours: list[float] = []
+    theirs: dict[str, float] = {}
+
+    def once() -> None:
+        out = folder / f"turn{len(ours)}"
+        ours.append(compare(1, out))
+        print(f"thalweg compare, 11 optimizers, 10 epochs each: {ours[-1]:.1f} s", flush=True)
+        parts(out, ours[-1])
+
+    once()
+    for peer in peers:
+        interpreter = python if peer == "keras" else sys.executable
+        theirs[peer] = timed([interpreter, str(HERE / f"{peer}_loop.py")], shown=True)
+        print(f"{peer}, the same: {theirs[peer]:.1f} s", flush=True)
+        once()
+    for peer, seconds in theirs.items():
+        print(f"{peer}: {seconds / median(ours):.1f} times as long as {median(ours):.1f} s")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", choices=["none", "dataloader", "keras"], default="none")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has the peer")
+    parser.add_argument("--peer", nargs="+", choices=["dataloader", "keras"], default=[])
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has Keras")
     parser.add_argument("--seeds", type=int, default=3, help="0: only time")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        ours = compare(1, Path(folder) / "one")
-        print(f"thalweg compare, 11 optimizers, one seed, 10 epochs each: {ours:.1f} s")
-        if given.peer != "none":
-            started = time.perf_counter()
-            script = HERE / f"{given.peer}_loop.py"
-            subprocess.run([given.python, str(script)], check=True)
-            theirs = time.perf_counter() - started
-            print(f"{given.peer}, the same: {theirs:.1f} s, {theirs / ours:.1f} times as long")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sitting(given.peer, given.python, folder)
         if given.seeds:
             # With its seed set, Keras trains on the same batches in the same order in every epoch.
             print(
                 f"\nmeans of {given.seeds} seeds / Keras, the same order in every epoch as there:"
             )
-            compare(given.seeds, Path(folder) / "same", reshuffle=False)
-            close = agreement(Path(folder) / "same")
+            compare(given.seeds, folder / "same", reshuffle=False)
+            close = agreement(folder / "same")
             print("\nthe same with a new order in every epoch, which Keras does not have:")
-            compare(given.seeds, Path(folder) / "new")
-            agreement(Path(folder) / "new")
+            compare(given.seeds, folder / "new")
+            agreement(folder / "new")
             sys.exit(not close)
 
 
