@@ -1,7 +1,7 @@
 """What is wrong is said before anything is changed, and harms nothing once it is put right."""
 
 import ctypes
-import signal
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -709,19 +709,6 @@ for case in sys.argv[2:]:
 """
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100
-    )
-
-
-def python(code: str, *arguments: str) -> list[str]:
-    done = run(code, *arguments)
-    ended = signal.Signals(-done.returncode).name if done.returncode < 0 else done.returncode
-    assert ended == 0, f"{ended}: {done.stderr}"
-    return done.stdout.splitlines()
-
-
 CASES = [
     "memmap|fused|parameter",
     "memmap|eager|parameter",
@@ -735,17 +722,11 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def read_only(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What is said of each case; if one ends the process, nothing of it and those after it."""
-    path = tmp_path_factory.mktemp("read_only") / "numbers"
-    return run(READ_ONLY, str(path), *CASES).stdout.splitlines()
-
-
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 @pytest.mark.parametrize("case", CASES)
-def test_memory_that_cannot_be_written_is_named(case: str, read_only: list[str]) -> None:
-    said = [line.removeprefix(f"{case}|") for line in read_only if line.startswith(f"{case}|")]
+def test_memory_that_cannot_be_written_is_named(case: str, told: dict[str, list[str]]) -> None:
+    lines = told["read only"]
+    said = [line.removeprefix(f"{case}|") for line in lines if line.startswith(f"{case}|")]
     assert len(said) == 3
     first, second, counts = said
     assert "the memory of parameter 'held' of shape (6000,) is read-only" in first
@@ -780,9 +761,8 @@ for backend in sys.argv[2:]:
 """
 
 
-def test_memory_that_is_only_read_need_not_be_writable(tmp_path: Path) -> None:
-    lines = python(ONLY_READ, str(tmp_path / "numbers"), *BACKENDS)
-    assert lines == ["0.5 0.5", "0.75 1.0", "0.75 0.75"] * len(BACKENDS)
+def test_memory_that_is_only_read_need_not_be_writable(told: dict[str, list[str]]) -> None:
+    assert told["only read"] == ["0.5 0.5", "0.75 1.0", "0.75 0.75"] * len(BACKENDS)
 
 
 LOADED = """
@@ -806,8 +786,37 @@ except thalweg.UsageError as error:
 """
 
 
-def test_a_state_that_was_loaded_may_be_changed_by_whoever_has_it() -> None:
-    average, error = python(LOADED)
+SCRIPTS = {
+    "only read": (ONLY_READ, BACKENDS),
+    "loaded": (LOADED, []),
+    "read only": (READ_ONLY, CASES),
+}
+ONE_BY_ONE = """
+import json, sys
+for name, code, arguments in json.loads(sys.argv[1]):
+    print("#", name, flush=True)
+    sys.argv = ["", *arguments]
+    exec(code, {})
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each script prints; if one ends the process, nothing of what comes after it."""
+    path = str(tmp_path_factory.mktemp("read_only") / "numbers")
+    given = json.dumps([(name, code, [path, *more]) for name, (code, more) in SCRIPTS.items()])
+    command = [sys.executable, "-c", ONE_BY_ONE, given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    # pytest shows it where a test fails.
+    print(done.returncode, done.stderr)
+    parts = (part.splitlines() for part in f"\n{done.stdout}".split("\n# ")[1:])
+    return {name: lines for name, *lines in parts}
+
+
+def test_a_state_that_was_loaded_may_be_changed_by_whoever_has_it(
+    told: dict[str, list[str]],
+) -> None:
+    average, error = told["loaded"]
     assert float(average) == pytest.approx(0.9 * 100 + 0.1)
     assert "the state 'm' of parameter 0 of group 0" in error
     assert "has been freed" in error

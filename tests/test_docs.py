@@ -9,9 +9,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -86,12 +87,17 @@ def python(*arguments: str, folder: Path, **environment: str) -> subprocess.Comp
 
 def shortened(arguments: list[str]) -> list[str]:
     """The same comparison in a moment: a small task, one epoch, one seed, one process."""
-    if "--resume" in arguments:
+    extends = "--extend" in arguments
+    if "--trials" in arguments:
+        at = arguments.index("--trials") + 1
+        assert int(arguments[at]) > 0
+        arguments = [*arguments[:at], "3" if extends else "2", *arguments[at + 1 :]]
+    if extends or "--resume" in arguments:
         return [*arguments, "--jobs", "1"]
     values = dict(pairwise(arguments))
     for option in ("--epochs", "--seeds"):
         if option in values:
-            assert int(values[option]) > 0
+            assert all(int(n) > 0 for n in values[option].split(","))
             at = arguments.index(option)
             arguments = [*arguments[:at], *arguments[at + 2 :]]
     # The command without any option is run on its own task.
@@ -99,27 +105,29 @@ def shortened(arguments: list[str]) -> list[str]:
     return ["compare", *task, *arguments[1:], "--epochs", "1", "--seeds", "1", "--jobs", "1"]
 
 
-def thalweg(arguments: list[str], folder: Path, **environment: str) -> str:
+def thalweg(arguments: list[str], carried_out: Callable[[list[str]], str], folder: Path) -> str:
     """What the command prints."""
     if arguments[0] == "compare":
         arguments = shortened(arguments)
-    ended = python("-m", "thalweg", *arguments, folder=folder, **environment)
-    assert ended.returncode == 0, ended.stderr
+    said = carried_out(arguments)
     if arguments[0] == "compare":
-        report = ended.stdout.rpartition("Report: ")[2].strip()
+        report = said.rpartition("Report: ")[2].strip()
         assert "<html" in (folder / report).read_text(encoding="utf-8")
-    return ended.stdout
+    return said
 
 
-def here(arguments: list[str]) -> None:
-    """Carry a command out in this process, which takes small data for the published ones."""
+def here(arguments: list[str], status: int = 0) -> str:
+    """What a command prints that is carried out in this process, with small data for large."""
     with (
         mock.patch.object(sys, "argv", ["thalweg", *arguments]),
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as errors,
         pytest.raises(SystemExit) as ended,
     ):
         main()
     torch.set_flush_denormal(False)
-    assert not ended.value.code
+    assert (ended.value.code or 0) == status, errors.getvalue()
+    return out.getvalue() or errors.getvalue()
 
 
 def run(words: list[str], folder: Path) -> None:
@@ -133,13 +141,17 @@ def run(words: list[str], folder: Path) -> None:
             assert re.search(rf"^{extra} = \[", text("pyproject.toml"), re.MULTILINE)
         case ["thalweg", "compare", "fashion-mnist", *_]:
             # All is in order but the data: those are not read before the plan has been checked.
-            ended = python("-m", "thalweg", *words[1:], folder=folder, THALWEG_DATA=str(folder))
-            assert ended.returncode == 2
-            assert "train-images-idx3-ubyte.gz does not exist" in ended.stderr
-        case ["thalweg", "train", *_]:
-            here(words[1:])
+            with mock.patch.dict(os.environ, THALWEG_DATA=str(folder)):
+                said = here(words[1:], status=2)
+            assert "train-images-idx3-ubyte.gz does not exist" in said
+        case ["thalweg", "bench", *arguments]:
+            # A moment for each measurement.
+            short = {"--seconds": "0.01", "--rounds": "2"}
+            values = [short.get(a, b) for a, b in pairwise(["", *arguments])]
+            assert values != arguments
+            assert here(["bench", *values])
         case ["thalweg", *arguments]:
-            assert thalweg(arguments, folder)
+            assert thalweg(arguments, here, folder)
         case ["sqlite3", file, query]:
             with closing(sqlite3.connect(folder / file)) as connection:
                 assert connection.execute(query).fetchall()
@@ -208,7 +220,6 @@ def test_page_runs(
             assert not torch.equal(names["model"].weight, before)
     if page == "docs/comparing.md":
         assert [epoch for epoch, _ in names["curve"]] == [1]
-        assert_tables_are(text(page), tmp_path / "runs/first/results.sqlite")
 
 
 def test_ten_lines(
@@ -238,19 +249,6 @@ def test_ten_lines(
     for name, x in names["network"].state_dict().items():
         assert torch.equal(x, state[name])
     assert (tmp_path / "runs/again/report.html").exists()
-
-
-def assert_tables_are(page: str, results: Path) -> None:
-    """The page describes the tables that there are, with all of their columns."""
-    with closing(sqlite3.connect(results)) as connection:
-        tables = [n for (n,) in connection.execute("SELECT name FROM sqlite_schema WHERE sql > ''")]
-        assert tables == ["study", "runs", "epochs"]
-        for table in tables:
-            row = re.search(rf"^\| `{table}` \|[^|]*\|(.*)\|$", page, re.MULTILINE)
-            assert row is not None
-            columns = [c[1] for c in connection.execute(f"PRAGMA table_info({table})")]
-            described = re.sub(r" \([^)]*\)", "", row[1])
-            assert re.findall(r"`(\w+)`", described) == columns
 
 
 def test_what_the_readme_says_of_adadelta() -> None:
@@ -456,10 +454,16 @@ def test_walk_through(followed: Path) -> None:
     where = {"PYTHONPATH": str(followed / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     (block,) = walk_through()["sh"]
     said: dict[str, str] = {}
+
+    def there(arguments: list[str]) -> str:
+        ended = python("-m", "thalweg", *arguments, folder=followed, **where)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
     for command, *arguments in commands(block):
         tool = Path(command).name
         if tool == "thalweg":
-            said[arguments[0]] = thalweg(arguments, followed, **where)
+            said[arguments[0]] = thalweg(arguments, there, followed)
             continue
         if tool == "pytest":
             # With it, the tests that look at all rules at once, and a list of what passed.

@@ -28,7 +28,7 @@ from thalweg.batches import Batch
 from thalweg.optim import CLASSES
 from thalweg.rules.reference import evaluate, inputs
 
-BLOCKS, RUNS = 12, 120 * int(os.environ.get("THALWEG_FUZZ", "1"))
+BLOCKS, RUNS = 12, 60 * int(os.environ.get("THALWEG_FUZZ", "1"))
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ROUNDING = {  # of storing, relative to the element
     torch.float32: 1e-7,

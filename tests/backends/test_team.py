@@ -1,12 +1,10 @@
 """Kernels run on torch's own threads: as many as torch may use, none beside them, also in forks."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -199,34 +197,69 @@ def train(steps=5, first=0):
 """
 
 
-def script(folder: Path, code: str, *, threads: int = 3) -> list[str]:
-    """What a script prints, line by line; one that waits for ever fails."""
-    path = folder / "script.py"
-    path.write_text(PRELUDE + code)
-    process = subprocess.Popen(
-        [sys.executable, str(path)],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+# To import torch, and what torch imports for its first optimizer, takes longer than a script: one
+# process does it for all, and is forked before it has any threads.
+STARTER = """
+import os, runpy, signal, sys
+import torch, torch._dynamo
+
+for line in sys.stdin:
+    path, _ = line.split("\\n")
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        signal.alarm(60)
+        for number, kind in (1, "out"), (2, "err"):
+            os.dup2(os.open(f"{path}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+        runpy.run_path(path, run_name="__main__")
+        break
+    _, status = os.waitpid(child, 0)
     try:
-        said, errors = process.communicate(timeout=60)
-    finally:
         # What it has started would wait for ever too.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == 0, errors
-    return said.splitlines()
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    print(status, flush=True)
+"""
+
+
+Script = Callable[[str], list[str]]
+
+
+@pytest.fixture(scope="module")
+def starter() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER],
+        env={**os.environ, "OMP_NUM_THREADS": "3"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def script(tmp_path: Path, starter: subprocess.Popen[str]) -> Script:
+    """What a script prints, line by line; one that waits for ever fails."""
+    path = tmp_path / "script.py"
+
+    def run(code: str) -> list[str]:
+        path.write_text(PRELUDE + code)
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        starter.stdin.write(f"{path}\n")
+        starter.stdin.flush()
+        status = starter.stdout.readline()
+        assert status == "0\n", Path(f"{path}.err").read_text()
+        return Path(f"{path}.out").read_text().splitlines()
+
+    return run
 
 
 @LINUX
 @OPENMP
-def test_no_thread_is_started_beside_torchs(tmp_path: Path) -> None:
+def test_no_thread_is_started_beside_torchs(script: Script) -> None:
     lines = script(
-        tmp_path,
         """
 before = tasks()
 busy()
@@ -245,9 +278,8 @@ print(tasks() - before)
 
 @LINUX
 @OPENMP
-def test_torchs_threads_are_those_that_a_step_has_started(tmp_path: Path) -> None:
+def test_torchs_threads_are_those_that_a_step_has_started(script: Script) -> None:
     lines = script(
-        tmp_path,
         """
 before = tasks()
 train()
@@ -260,9 +292,8 @@ print(tasks() - before)
 
 
 @LINUX
-def test_one_thread_wakes_no_pool(tmp_path: Path) -> None:
+def test_one_thread_wakes_no_pool(script: Script) -> None:
     lines = script(
-        tmp_path,
         """
 torch.set_num_threads(1)
 before = tasks()
@@ -303,8 +334,8 @@ print(train())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_forked_process_trains_on_one_thread(tmp_path: Path) -> None:
-    before, child, after, *rest = script(tmp_path, FORKS)
+def test_a_forked_process_trains_on_one_thread(script: Script) -> None:
+    before, child, after, *rest = script(FORKS)
     assert child.split()[0] == before == after
     if Path("/proc/self/task").exists():
         assert child.split()[1] == "0"
@@ -344,9 +375,9 @@ if __name__ == "__main__":
         ("forkserver", "train()"),
     ],
 )
-def test_worker_processes_train_beside_their_parent(tmp_path: Path, method: str, mine: str) -> None:
+def test_worker_processes_train_beside_their_parent(script: Script, method: str, mine: str) -> None:
     code = WORKERS.format(method=method, mine=mine)
-    assert script(tmp_path, code) == ["[0, 0]", "[True, True]"]
+    assert script(code) == ["[0, 0]", "[True, True]"]
 
 
 LOADER = """
@@ -372,7 +403,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_workers_of_a_data_loader_may_train(tmp_path: Path, method: str) -> None:
+def test_the_workers_of_a_data_loader_may_train(script: Script, method: str) -> None:
     if method == "fork" and not hasattr(os, "fork"):
         pytest.skip("forks")
-    assert script(tmp_path, LOADER.format(method=method)) == ["True"] * 5
+    assert script(LOADER.format(method=method)) == ["True"] * 5

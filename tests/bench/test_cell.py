@@ -1,5 +1,6 @@
 """Cells of the table, measured on tensors small enough for a moment."""
 
+import os
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from thalweg.bench import cell as module
 from thalweg.bench import memory
 from thalweg.bench.cell import TRIAD, Cell, Plan, measured
 from thalweg.bench.contestants import OURS, TORCHS, Contestant
+from thalweg.bench.machine import cores
 from thalweg.bench.measurement import Spread
 from thalweg.bench.shapes import SETS, ShapeSet
 from thalweg.bench.traffic import Streams
@@ -41,7 +43,7 @@ def test_everyone_is_timed():
     assert cell.rival == min(medians, key=medians.__getitem__)
     assert cell.ratio is not None
     assert cell.overhead is not None
-    assert cell.others is None or cell.others < 1.5
+    assert cell.others is None or cell.others < 1.5 * os.cpu_count() / cores()
     assert cell.overhead.lower > 0
     assert set(cell.reference_rates()) == {"torch.add", "copy_"}
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 from thalweg.bench import memory, rows, rows_table
 from thalweg.bench.contestants import OURS
+from thalweg.bench.machine import cores
 from thalweg.bench.measurement import Spread
 from thalweg.bench.rows import DENSE, TORCH, WAYS, RowsCell, RowsPlan, growth, measured
 from thalweg.cli import main
@@ -32,7 +34,7 @@ def test_everyone_is_timed(optimizer: str):
         assert all(0 < s.lower <= s.median <= s.upper < 1 for s in cell.seconds.values())
         assert cell.ratio is not None
         assert cell.problem == ""
-        assert cell.others is None or cell.others < 1.5
+        assert cell.others is None or cell.others < 1.5 * os.cpu_count() / cores()
 
 
 @pytest.mark.parametrize("optimizer", rows.OPTIMIZERS)

@@ -14,6 +14,16 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+PRELOADED = [
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.optim",
+    "torch.distributed.tensor.parallel",
+    "torch.testing",
+    "thalweg.optim",
+]
+"""What all processes need, and is imported once, before they are forked from where it is."""
 PATIENCE = 120
 """Seconds after which a process that waits for another gives up."""
 
@@ -59,8 +69,14 @@ def outcome(size: int, checks: Mapping[str, Check], directory: Path) -> Outcome:
     """Run checks, one after the other, in so many processes."""
     report = directory / f"passed-{size}"
     report.touch()
-    context = multiprocessing.spawn(
-        _process, (size, checks, directory, report), nprocs=size, join=False, daemon=True
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    context = multiprocessing.start_processes(
+        _process,
+        (size, checks, directory, report),
+        nprocs=size,
+        join=False,
+        daemon=True,
+        start_method="forkserver",
     )
     end = time.monotonic() + PATIENCE
     error = ""

@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import subprocess
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -306,46 +306,59 @@ def test_a_failed_write_leaves_the_old_page(
     assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == before
 
 
-def after_loading(page: str, script: str, folder: Path) -> str:
-    """The document as Chromium has it once it ran the page and then the script."""
-    path = folder / "shown.html"
-    waiting = f"<script>setTimeout(() => {{ {script} }}, 1000)</script></body>"
-    path.write_text(page.replace("</body>", waiting), encoding="utf-8")
+SHOWN: dict[str, tuple[tuple[Any, ...], list[Record], int]] = {
+    "two phases": (TWO, [record(1), record(2, math.nan), record(6)], 4),
+    "one phase": ((phase(600),), [record(1)], 2),
+    "no record": ((phase(600, lr=data(schedules.cosine(0.5))),), [], 1),
+    "nothing": ((phase(600),), [], 0),
+}
+PRESS = "document.getElementById('log').click(); document.querySelector('[value=steps]').click();"
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What Chromium, which starts slowly and once, makes of pages and of a script in each."""
+    folder = tmp_path_factory.mktemp("shown")
+    frames = ""
+    cases = {name: (phases, records, PRESS) for name, (phases, records, _) in SHOWN.items()}
+    cases["faulty"] = ((), [record(1)], "throw new Error('seen')")
+    for name, (phases, records, script) in cases.items():
+        page = written(folder / name, run(*phases), *records)
+        waiting = f"<script>setTimeout(() => {{ {script} }}, 1000)</script></body>"
+        frames += f'<iframe srcdoc="{escape(page.replace("</body>", waiting))}"></iframe>\n'
+    path = folder / "pages.html"
+    path.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{frames}{COLLECTED}")
     flags = (
         "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
         "--disable-component-update --disable-sync --virtual-time-budget=8000 --dump-dom"
     )
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'profile'}", path.as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return shown.stdout
+    body = re.search("<body>(.*)</body>", shown.stdout, re.DOTALL)
+    assert body is not None
+    return dict(zip(cases, json.loads(unescape(body[1])), strict=True))
+
+
+COLLECTED = """<script>
+onload = () => setTimeout(() => {
+  document.body.textContent = JSON.stringify(Array.from(document.querySelectorAll("iframe"), f => {
+    f.contentDocument.querySelectorAll("script").forEach(script => script.remove());
+    return f.contentDocument.documentElement.outerHTML;
+  }));
+}, 4000);
+</script>"""
 
 
 @in_a_browser
-@pytest.mark.parametrize(
-    ("phases", "records", "count"),
-    [
-        (TWO, [record(1), record(2, math.nan), record(6)], 4),
-        ((phase(600),), [record(1)], 2),
-        ((phase(600, lr=data(schedules.cosine(0.5))),), [], 1),
-        ((phase(600),), [], 0),
-    ],
-)
-def test_panels_are_drawn_without_an_error(
-    phases: tuple[Any, ...], records: list[Record], count: int, tmp_path: Path
-) -> None:
-    press = (
-        "document.getElementById('log').click(); document.querySelector('[value=steps]').click();"
-    )
-    document = after_loading(written(tmp_path, run(*phases), *records), press, tmp_path)
-    tag, attributes = Page(document).tags[0]
+@pytest.mark.parametrize("name", SHOWN)
+def test_panels_are_drawn_without_an_error(name: str, documents: dict[str, str]) -> None:
+    tag, attributes = Page(documents[name]).tags[0]
     assert tag == "html"
     assert "data-error" not in attributes
     # Each panel has a group of layers for its lines.
-    assert document.count('<g class="scatterlayer') == count
+    assert documents[name].count('<g class="scatterlayer') == SHOWN[name][2]
 
 
 @in_a_browser
-def test_an_error_of_the_page_is_seen(tmp_path: Path) -> None:
-    page = written(tmp_path, run(), record(1))
-    document = after_loading(page, "throw new Error('seen')", tmp_path)
-    assert "seen" in (Page(document).tags[0][1]["data-error"] or "")
+def test_an_error_of_the_page_is_seen(documents: dict[str, str]) -> None:
+    assert "seen" in (Page(documents["faulty"]).tags[0][1]["data-error"] or "")
