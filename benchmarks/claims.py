@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 
 from thalweg.lab.plan import Plan
+from thalweg.lab.records.store import Store
 from thalweg.lab.stats import expected_best, learning_rate_width, paired
-from thalweg.lab.store import Store
 from thalweg.lab.study import Result, Study
 from thalweg.rules import OPTIMIZERS
 

@@ -19,7 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import fmean, median
 
-from thalweg.lab.session import cores
+from thalweg.lab.runner.session import cores
 
 # Keras 3.15, seed 42: training loss of the tenth epoch, validation accuracy after it.
 KERAS = {

@@ -29,8 +29,8 @@ from typing import Any
 
 import psutil
 
-from thalweg.lab.store import read_study
-from thalweg.lab.summary import summaries
+from thalweg.lab.findings.summary import summaries
+from thalweg.lab.records.store import read_study
 
 STUDY = (
     *("digits", "--optimizers", "sgd,nag,adagrad,rmsprop,adam,amsgrad,nadam,l2+adam"),

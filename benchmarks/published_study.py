@@ -14,9 +14,9 @@ from pathlib import Path
 
 import claims
 
-from thalweg.lab.store import Store
+from thalweg.lab.findings.summary import Row, Summary, overall, summaries
+from thalweg.lab.records.store import Store
 from thalweg.lab.study import Study
-from thalweg.lab.summary import Row, Summary, overall, summaries
 from thalweg.pages import digits
 from thalweg.rules import OPTIMIZERS
 

@@ -20,9 +20,9 @@ from typing import TypeVar
 
 from thalweg.lab.contestant import contestant
 from thalweg.lab.plan import Plan, Run, TaskPlan
-from thalweg.lab.store import Store, read_study
+from thalweg.lab.records.store import Store, read_study
+from thalweg.lab.runner.worker import Loaded
 from thalweg.lab.study import Result, TaskFacts
-from thalweg.lab.worker import Loaded
 from thalweg.rules import OPTIMIZERS
 from thalweg.training import Record
 
@@ -157,7 +157,7 @@ def main() -> None:
         print(f"peak memory grew by {_peak() - before:.1f} MiB, to {_peak():.0f} MiB")
         assert study.results == tuple(results)
         if not given.no_report:
-            from thalweg.lab.report import write_report
+            from thalweg.lab.report.page import write_report
 
             page = place / "report.html"
             _timed("write_report", lambda: write_report(study, page))

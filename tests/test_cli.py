@@ -356,7 +356,7 @@ def test_a_store_that_cannot_be_used_is_left_as_it_is(
 def test_a_store_that_another_process_has_can_be_read_only(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from thalweg.lab.store import Store
+    from thalweg.lab.records.store import Store
 
     store = Store.open(study)
     try:
@@ -391,7 +391,7 @@ def test_a_folder_that_cannot_be_written_can_be_read(
 def test_a_full_disk_ends_it_and_keeps_what_was_finished(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from thalweg.lab import store
+    from thalweg.lab.records import store
 
     connected = store._connected
     before = stored(study)

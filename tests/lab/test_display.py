@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from lab import studies
 from thalweg.lab import display, tally
 from thalweg.lab.display import Display, print_summary
+from thalweg.lab.findings.summary import summarize
 from thalweg.lab.plan import Run
-from thalweg.lab.pool import Started
+from thalweg.lab.runner.pool import Started
+from thalweg.lab.runner.worker import Ended, Progress
 from thalweg.lab.study import Result, Status, Study
-from thalweg.lab.summary import summarize
-from thalweg.lab.worker import Ended, Progress
-
-from . import studies
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 

@@ -13,19 +13,18 @@ import torch
 from torch import nn
 
 import thalweg
+from lab import studies
 from thalweg.errors import UsageError
 from thalweg.lab import running
+from thalweg.lab.findings.summary import overall, summarize
 from thalweg.lab.plan import Order, Run
-from thalweg.lab.pool import Started
+from thalweg.lab.records.store import read_study
 from thalweg.lab.request import Request
-from thalweg.lab.store import read_study
+from thalweg.lab.runner.pool import Started
+from thalweg.lab.runner.worker import Ended, Loaded
 from thalweg.lab.study import Study
-from thalweg.lab.summary import overall, summarize
-from thalweg.lab.worker import Ended, Loaded
 from thalweg.rules import OPTIMIZERS
 from thalweg.rules.declaration import Link
-
-from . import studies
 
 
 def data() -> thalweg.Data:

@@ -21,8 +21,8 @@ def report(
 ) -> None:
     """Say again what a comparison found so far, and write its report anew."""
     from thalweg.lab.display import print_summary
+    from thalweg.lab.records.store import read_study
     from thalweg.lab.running import write
-    from thalweg.lab.store import read_study
 
     study = read_study(folder)
     page = out or folder / "report.html"
@@ -43,8 +43,8 @@ def export(
     ] = None,
 ) -> None:
     """Write every run and every epoch of a comparison as tables."""
-    from thalweg.lab.export import write
-    from thalweg.lab.store import read_study
+    from thalweg.lab.records.export import write
+    from thalweg.lab.records.store import read_study
 
     forms = [n for n, on in (("csv", csv), ("json", json), ("parquet", parquet)) if on]
     if not forms:

@@ -128,7 +128,7 @@ def train(
 ) -> None:
     """Train a task with one optimizer; the run survives Ctrl-C, kill and power cuts."""
     from thalweg import tasks
-    from thalweg.lab.worker import told
+    from thalweg.lab.runner.worker import told
     from thalweg.training import DivergenceError, Interrupted
     from thalweg.training.command import carry_out, ordered
     from thalweg.training.order import Order, check_settings, read_phases

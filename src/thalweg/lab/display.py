@@ -15,13 +15,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from thalweg.lab.pool import Event
-from thalweg.lab.recipe import rounded
+from thalweg.lab.findings.summary import Row, Summary, overall, summaries
+from thalweg.lab.findings.wording import number
+from thalweg.lab.report.recipe import rounded
+from thalweg.lab.runner.pool import Event
+from thalweg.lab.runner.worker import Ended
 from thalweg.lab.study import Result, Study
-from thalweg.lab.summary import Row, Summary, overall, summaries
 from thalweg.lab.tally import Tally
-from thalweg.lab.wording import number
-from thalweg.lab.worker import Ended
 from thalweg.pages import setting
 
 __all__ = ["Display", "print_summary"]

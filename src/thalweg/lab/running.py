@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Literal
 
 from thalweg.errors import UsageError
-from thalweg.lab.comparison import Queue
-from thalweg.lab.devices import devices, workers
 from thalweg.lab.plan import Plan
-from thalweg.lab.pool import Pool
+from thalweg.lab.records.store import Store, check_unused
 from thalweg.lab.request import Request, whole_from_one
-from thalweg.lab.sending import whole
-from thalweg.lab.session import session
-from thalweg.lab.store import Store, check_unused
+from thalweg.lab.runner.devices import devices, workers
+from thalweg.lab.runner.pool import Pool
+from thalweg.lab.runner.queue import Queue
+from thalweg.lab.runner.sending import whole
+from thalweg.lab.runner.session import session
+from thalweg.lab.runner.worker import Ended
 from thalweg.lab.study import Study, TaskFacts
-from thalweg.lab.worker import Ended
 from thalweg.rules import Rule
 from thalweg.tasks import Task
 from thalweg.training.part import failing
@@ -156,7 +156,7 @@ def compare(
                 ) as pool,
             ):
                 # Slow to import, and needed at the end: meanwhile the processes start.
-                import_module("thalweg.lab.report")
+                import_module("thalweg.lab.report.page")
 
                 loaded = pool.loaded()
                 if store is None:
@@ -200,7 +200,7 @@ def write(study: Study, page: Path, *, png: bool) -> None:
     Raises:
         UsageError: they cannot be written.
     """
-    from thalweg.lab.report import write_report
+    from thalweg.lab.report.page import write_report
 
     with failing(
         "the report",
@@ -209,7 +209,7 @@ def write(study: Study, page: Path, *, png: bool) -> None:
     ):
         write_report(study, page)
         if png:
-            from thalweg.lab.pictures import write_pictures
+            from thalweg.lab.report.pictures import write_pictures
 
             write_pictures(study, page.parent)
 

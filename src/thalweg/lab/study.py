@@ -148,13 +148,13 @@ class Study:
         Raises:
             UsageError: there is none, or it cannot be read.
         """
-        from thalweg.lab.store import read_study
+        from thalweg.lab.records.store import read_study
 
         return read_study(Path(folder))
 
     def verdict(self) -> str:
         """Which optimizer is best on each task, how sure that is, and what ties with it."""
-        from thalweg.lab.summary import overall, summaries
+        from thalweg.lab.findings.summary import overall, summaries
 
         said = [summary.verdict for summary in summaries(self)]
         return "\n\n".join([overall(self), *said] if len(said) > 1 else said)
@@ -169,13 +169,13 @@ class Study:
         Raises:
             UsageError: there is no such task, the study has fewer trials, or no run has finished.
         """
-        from thalweg.lab.advice import best
+        from thalweg.lab.report.advice import best
 
         return best(self, budget, task)
 
     def frame(self) -> "DataFrame":
         """A table of pandas with a row per run that has ended; see `thalweg.lab.export.runs`."""
-        from thalweg.lab.export import frame
+        from thalweg.lab.records.export import frame
 
         return frame(self)
 

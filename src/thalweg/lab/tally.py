@@ -4,9 +4,9 @@ from statistics import fmean
 from time import perf_counter
 
 from thalweg.lab.plan import Run
-from thalweg.lab.pool import Event, Started
+from thalweg.lab.runner.pool import Event, Started
+from thalweg.lab.runner.worker import Ended, Progress
 from thalweg.lab.study import Result, Study
-from thalweg.lab.worker import Ended, Progress
 
 __all__ = ["Tally"]
 

@@ -1,0 +1,1 @@
+"""The page of a study, its pictures, and the code to paste."""

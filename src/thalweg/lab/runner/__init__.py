@@ -1,0 +1,1 @@
+"""Worker processes, and which run each of them is given."""
