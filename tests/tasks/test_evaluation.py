@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from thalweg.errors import UsageError
 from thalweg.tasks import Data, Task, evaluation
 from thalweg.tasks.classification import accuracy
 from thalweg.tasks.evaluation import casting, evaluate
@@ -96,3 +97,19 @@ def test_classes_are_counted_over_all_parts():
     x = torch.eye(3).repeat(4, 1)
     y = torch.tensor([0, 1, 2] * 3 + [1, 2, 0])
     assert evaluate(task, nn.Identity(), (x, y), size=5)[1] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "gave None instead of one number: does it lack its return"),
+        ("good", "gave 'good' instead of one number: give a number"),
+        (torch.ones(3), r"gave a Tensor of shape \(3,\) instead of one number"),
+    ],
+)
+def test_a_metric_that_is_no_number_is_told(
+    task: Task, pair: tuple[Tensor, Tensor], value: object, says: str
+) -> None:
+    wrong = replace(task, metric=lambda outputs, targets: value, metric_name="m")
+    with pytest.raises(UsageError, match=r"the metric \(m\) " + says):
+        evaluate(wrong, nn.Linear(3, 1), pair)

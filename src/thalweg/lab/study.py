@@ -174,7 +174,7 @@ class Study:
         return best(self, budget, task)
 
     def frame(self) -> "DataFrame":
-        """A table of pandas with a row per run that has ended; see `thalweg.lab.export.runs`."""
+        """A table of pandas, a row per ended run; see `thalweg.lab.records.export.runs`."""
         from thalweg.lab.records.export import frame
 
         return frame(self)

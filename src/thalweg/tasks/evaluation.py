@@ -55,6 +55,9 @@ def evaluate(
         tta: whether the outputs are averaged over the task's views of the inputs.
         precision: of the model's operations.
         size: how many samples pass through the model at once.
+
+    Raises:
+        UsageError: the model gives no tensor, or the metric not one number.
     """
     import torch
 
@@ -78,4 +81,18 @@ def evaluate(
 
     with torch.no_grad():
         whole = torch.cat([outputs(part) for part in x.split(size)])
-        return float(task.loss(whole, y)), float(task.metric(whole, y))
+        return float(task.loss(whole, y)), _number(task, task.metric(whole, y))
+
+
+def _number(task: Task, value: Any) -> float:
+    """What a task's metric has given, which has to be one number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    shape = tuple(getattr(value, "shape", ()))
+    what = f"a {type(value).__name__} of shape {shape}" if shape else repr(value)
+    hint = "does it lack its return?" if value is None else "give a number, or a tensor of one."
+    raise UsageError(
+        f"the metric ({task.metric_name}) gave {what:.80} instead of one number: {hint}"
+    )

@@ -6,7 +6,6 @@
 import json
 import math
 import os
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from thalweg.errors import UsageError
+from thalweg.training.holding import LOCK, HeldError, held
 from thalweg.training.part import Part, clear, failing
 from thalweg.training.records import Record
 from thalweg.training.snapshots import Snapshots, check_plain
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Folder", "read_records", "read_run"]
 
-_RUN, _RECORDS, _MODEL, _SNAPSHOTS, _LOCK = (
-    "run.json",
-    "records.jsonl",
-    "model.pt",
-    "snapshots",
-    "lock",
-)
+_RUN, _RECORDS, _MODEL, _SNAPSHOTS = "run.json", "records.jsonl", "model.pt", "snapshots"
 _FORMAT = 1
 
 
@@ -282,29 +276,15 @@ def _check_unused(path: Path) -> None:
 def _left_by_a_start(path: Path) -> bool:
     if path.name == _SNAPSHOTS and path.is_dir():
         return not any(path.iterdir())
-    return path.name == _LOCK or (path.name[0] == "." and path.suffix == ".part")
+    return path.name == LOCK or (path.name[0] == "." and path.suffix == ".part")
 
 
 def _locked(path: Path) -> "BaseFileLock":
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError as error:
-        raise UsageError(
-            'a run with a folder needs filelock, which is not installed: pip install "thalweg[lab]"'
-        ) from error
-    file = path / _LOCK
-    # Whoever closes the folder may be another thread than the one that opened it.
-    lock = FileLock(file, thread_local=False)
     with failing("a run", path, lambda: "Make it writable, or choose another folder."):
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            holder = file.read_text(errors="replace").strip()
+            return held(path)
+        except HeldError as error:
             raise UsageError(
-                f"the folder {path} is in use by a live run ({holder or 'just started'}): wait "
-                "until it has ended or end it, or choose another folder."
+                f"the folder {path} is in use by a live run ({error}): wait until it has ended or "
+                "end it, or choose another folder."
             ) from error
-    # Only for the message above; the lock holds without it.
-    with suppress(OSError):
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-    return lock

@@ -1,8 +1,6 @@
 """Where results are kept: one SQLite file per comparison, written as runs end."""
 
 import json
-import os
-import socket
 import sqlite3
 from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -16,13 +14,14 @@ from thalweg.lab.records.migrations import migrate
 from thalweg.lab.records.reading import FILE, read_study
 from thalweg.lab.runner.worker import Loaded
 from thalweg.lab.study import Result, Study
+from thalweg.training.holding import LOCK, HeldError, held
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 __all__ = ["Store", "check_unused", "read_study"]
 
-_PART, _LOCK = ".results.sqlite.part", "lock"
+_PART = ".results.sqlite.part"
 
 
 class Store:
@@ -231,7 +230,7 @@ def check_unused(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"the output folder {folder} is a file: choose another with --out.")
     # What a start that did not succeed left is nothing.
-    if folder.is_dir() and {p.name for p in folder.iterdir()} - {_LOCK, _PART, f"{_PART}-journal"}:
+    if folder.is_dir() and {p.name for p in folder.iterdir()} - {LOCK, _PART, f"{_PART}-journal"}:
         resume = (
             f", or go on with what is in it: thalweg compare --resume {folder}"
             if (folder / FILE).exists()
@@ -246,27 +245,16 @@ def check_unused(folder: Path) -> None:
 @contextmanager
 def _held(folder: Path) -> "Generator[BaseFileLock]":
     """Hold a folder; it is let go again only if what is done with it does not succeed."""
-    from filelock import FileLock, Timeout
-
-    file = folder / _LOCK
-    # Whoever closes the store may be another thread than the one that opened it.
-    lock = FileLock(file, thread_local=False)
     try:
-        lock.acquire(timeout=0)  # pyright: ignore[reportUnknownMemberType]
-    except Timeout as error:
-        holder = ""
-        with suppress(OSError):
-            holder = file.read_text(errors="replace").strip()
+        lock = held(folder)
+    except HeldError as error:
         raise UsageError(
-            f"the comparison in {folder} is in use ({holder or 'just started'}): wait until it has "
-            "ended or end it, or choose another folder. Its report can be made all the same: "
+            f"the comparison in {folder} is in use ({error}): wait until it has ended or end it, "
+            "or choose another folder. Its report can be made all the same: "
             f"thalweg report {folder}."
         ) from error
     except OSError as error:
         raise UsageError(f"the comparison in {folder} cannot be written: {_why(error)}") from error
-    # Only for the message above; the lock holds without it.
-    with suppress(OSError):
-        file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     try:
         yield lock
     except BaseException:

@@ -15,7 +15,7 @@ _MOMENTA = ("momentum", "gamma", "beta", "beta1")
 def recipe(order: Order) -> str:
     """Python that makes the optimizer of an order for a `model`.
 
-    Numbers are rounded to four digits, which no result depends on. A rule of one's own is called
+    Numbers are rounded to four digits. A rule of one's own is called
     by its name and must be there already; so must `batches`, the training data, where a schedule
     needs to know how many steps there are.
 

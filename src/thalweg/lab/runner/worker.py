@@ -11,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -227,10 +226,7 @@ def _loaded(order: Load) -> tuple[_Ready, Loaded]:
         parameters=sum(p.numel() for p in model.parameters()),
     )
     there = Loaded(order.spec, facts, identity(task, model, data), _gpu(order.device))
-    # Not by `replace`: a class of the user's own may be made with other arguments.
-    checked = copy(task)
-    object.__setattr__(checked, "metric", _Metric(task.metric_name, task.metric))
-    return _Ready(checked, data, order.device), there
+    return _Ready(task, data, order.device), there
 
 
 def _gpu(device: str | None) -> str:
@@ -240,25 +236,6 @@ def _gpu(device: str | None) -> str:
 
     there = usable(device)
     return torch.cuda.get_device_name(there) if there.type == "cuda" else ""
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A task's metric, held to giving one number."""
-
-    name: str
-    function: Callable[[Any, Any], Any]
-
-    def __call__(self, outputs: Any, targets: Any) -> float:
-        value = self.function(outputs, targets)
-        try:
-            return float(value)
-        except (TypeError, ValueError, RuntimeError):
-            pass
-        shape = tuple(getattr(value, "shape", ()))
-        what = f"a {type(value).__name__} of shape {shape}" if shape else repr(value)
-        hint = "does it lack its return?" if value is None else "give a number, or a tensor of one."
-        raise UsageError(f"the metric ({self.name}) gave {what:.80} instead of one number: {hint}")
 
 
 class _Unheard(BaseException):
